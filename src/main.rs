@@ -1,0 +1,3 @@
+//! The program: it decides nothing but the exit code.
+
+fn main() {}

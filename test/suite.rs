@@ -1,0 +1,1 @@
+//! Integration tests, one binary: each module is one level of DESIGN section 8.
