@@ -1,0 +1,8 @@
+//! The vocabulary that every room shares: plain data, no I/O, no clock.
+
+pub mod cleaning;
+pub mod device;
+pub mod duration;
+pub mod names;
+pub mod quantity;
+pub mod scan;

@@ -1,0 +1,41 @@
+//! The words between the loop and the observers: what to look at, and what was seen.
+
+use super::device::Observation;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+/// One look at the node's devices.
+#[derive(Debug, Clone, Default)]
+pub struct ScanRequest {
+    /// Comes back in the report, so that the loop knows what had happened before the look.
+    pub generation: u64,
+    /// `deviceDir` and `deviceNameFilter` of the settings, if there are any.
+    pub selection: Option<Selection>,
+    /// Paths to look at besides: those that the ledger and the PVs name.
+    pub extra: BTreeSet<PathBuf>,
+    /// Paths with a PV. These devices, their disks and partitions are not opened, whatever other path leads there.
+    pub untouched: BTreeSet<PathBuf>,
+}
+
+/// What the settings select.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    pub device_dir: PathBuf,
+    /// Unanchored, matched on the base name.
+    pub filter: regex::Regex,
+}
+
+impl PartialEq for Selection {
+    fn eq(&self, other: &Self) -> bool {
+        self.device_dir == other.device_dir && self.filter.as_str() == other.filter.as_str()
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct ScanReport {
+    pub generation: u64,
+    /// Sorted by path.
+    pub observations: Vec<Observation>,
+    /// `deviceDir` could not be read: what is wrong with it. What could be seen is still reported.
+    pub error: Option<String>,
+}
