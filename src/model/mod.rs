@@ -3,6 +3,7 @@
 pub mod cleaning;
 pub mod device;
 pub mod duration;
+pub mod memory;
 pub mod names;
 pub mod quantity;
 pub mod scan;
