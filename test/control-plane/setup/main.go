@@ -21,6 +21,7 @@ import (
 const usage = `usage: setup certs PKI                             make the CA and the keys that are missing in the directory PKI
        setup kubeconfig PKI SERVER USER [GROUP]...  print a kubeconfig with a new client certificate
        setup ports COUNT                            print free loopback ports
+       setup free PORT...                           fail unless all are free on loopback
        setup probe PKI URL                          GET as administrator; fail with the answer when it is not 200`
 
 // errUsage is answered with the usage text instead of a message.
@@ -50,6 +51,15 @@ func run(args []string) error {
 			return errUsage
 		}
 		return printPorts(count)
+	case len(args) >= 2 && args[0] == "free":
+		for _, port := range args[1:] {
+			listener, err := listen(port)
+			if err != nil {
+				return err
+			}
+			listener.Close()
+		}
+		return nil
 	case len(args) == 3 && args[0] == "probe":
 		return probe(args[1], args[2])
 	}
@@ -68,7 +78,7 @@ func printPorts(count int) error {
 			return fmt.Errorf("no %d free loopback ports from %d to %d", count, firstPort, lastPort)
 		}
 		port := firstPort + rand.IntN(lastPort-firstPort+1)
-		listener, err := net.Listen("tcp4", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		listener, err := listen(strconv.Itoa(port))
 		if err != nil {
 			continue
 		}
@@ -79,6 +89,10 @@ func printPorts(count int) error {
 		listener.Close()
 	}
 	return nil
+}
+
+func listen(port string) (net.Listener, error) {
+	return net.Listen("tcp4", net.JoinHostPort("127.0.0.1", port))
 }
 
 // probeTimeout is short because the caller asks again until its own patience ends.
