@@ -3,3 +3,4 @@
 
 pub mod kube;
 pub mod model;
+pub mod serve;
