@@ -116,7 +116,7 @@ mod tests {
         let value = |name: &str| {
             let family = families.iter().find(|f| f.name() == name).unwrap_or_else(|| panic!("{name}"));
             let metric = &family.get_metric()[0];
-            metric.get_gauge().value() + metric.get_counter().value()
+            metric.get_gauge().get_value() + metric.get_counter().get_value()
         };
         let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
         assert!((now - 3600.0..=now + 2.0).contains(&value("process_start_time_seconds")));
