@@ -5,4 +5,5 @@ pub mod decide;
 pub mod kube;
 pub mod model;
 pub mod observe;
+pub mod serve;
 pub mod settings;
