@@ -2,3 +2,9 @@
 
 pub mod block;
 pub mod buffer;
+pub mod files;
+pub mod inotify;
+pub mod loops;
+pub mod mounts;
+pub mod number;
+pub mod sysfs;
