@@ -4,3 +4,4 @@
 pub mod host;
 pub mod kube;
 pub mod model;
+pub mod observe;

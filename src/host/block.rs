@@ -108,14 +108,12 @@ impl BlockFile {
 
     fn open(path: &Path, exclusive: bool) -> Result<BlockFile, BlockError> {
         // O_PATH opens nothing: no FIFO waits for its other end, no tape rewinds, no watchdog starts.
-        let pin = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|source| match source.kind() {
+        let pin = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path).map_err(
+            |source| match source.kind() {
                 ErrorKind::NotFound | ErrorKind::NotADirectory => BlockError::Gone,
                 _ => BlockError::Open { source },
-            })?;
+            },
+        )?;
         let (place, _) = place_of(&pin)?;
         let block = matches!(place, Place::Block { .. });
         // By way of /proc the pinned inode itself is opened, whatever the path leads to by now.

@@ -5,4 +5,6 @@ pub mod device;
 pub mod duration;
 pub mod names;
 pub mod quantity;
+pub mod ranges;
 pub mod scan;
+pub mod signature;

@@ -1,0 +1,3 @@
+//! Looks at the node's devices and says what it sees; never writes.
+
+pub mod content;
