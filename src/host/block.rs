@@ -181,7 +181,8 @@ impl BlockFile {
     }
 
     /// Reads past the page cache, which may be stale. `offset` and the buffer's length are multiples of
-    /// [`BlockFile::align`], the buffer is an [`AlignedBuf`] or an aligned part of one. Returns how much was read: less than asked only at the end of the device.
+    /// [`BlockFile::align`], the buffer is an [`AlignedBuf`] or an aligned part of one.
+    /// Returns how much was read: less than asked only at the end of the device.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, BlockError> {
         let mut done = 0;
         while done < buf.len() {
@@ -194,7 +195,7 @@ impl BlockFile {
                 }
             }
             // A short read that is not aligned can only be the end; asking on from there would be EINVAL.
-            if done as u64 % self.align != 0 {
+            if !(done as u64).is_multiple_of(self.align) {
                 break;
             }
         }

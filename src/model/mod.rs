@@ -1,5 +1,6 @@
 //! The vocabulary that every room shares: plain data, no I/O, no clock.
 
+pub mod chain;
 pub mod cleaning;
 pub mod device;
 pub mod duration;

@@ -6,11 +6,11 @@
 
 use crate::host::block::{BlockError, BlockFile};
 use crate::host::buffer::{AlignedBuf, is_zero};
+use crate::model::chain::chain;
 use crate::model::cleaning::Cleaning;
 use crate::model::device::Content;
 use crate::model::ranges::{Ranges, SAMPLE};
 use crate::model::signature::{self, merged};
-use std::error::Error;
 use std::ops::Range;
 use std::path::Path;
 
@@ -28,7 +28,7 @@ pub const UNKNOWN: &str = "unknown";
 pub fn read_content(path: &Path, size: u64) -> Content {
     match BlockFile::open_read(path) {
         Ok(file) => read_content_of(&file, size, Cleaning::Quick),
-        Err(error) => unreadable(&error),
+        Err(error) => Content::Unreadable { error: chain(&error) },
     }
 }
 
@@ -38,12 +38,7 @@ pub fn read_content_of(file: &BlockFile, size: u64, cleaning: Cleaning) -> Conte
     match look.all(cleaning) {
         // What was found is certain, whatever else could not be read.
         _ if !look.found.is_empty() => Content::Data { found: look.found.into_iter().map(str::to_owned).collect() },
-        Err(LookError::Size { was, is }) => {
-            Content::Unreadable { error: format!("its size is {is} bytes, and was {was}") }
-        }
-        Err(LookError::Empty) => Content::Unreadable { error: "its size is zero".to_owned() },
-        Err(LookError::Short { offset }) => Content::Unreadable { error: format!("it ends at {offset}") },
-        Err(LookError::Block(error)) => unreadable(&error),
+        Err(error) => Content::Unreadable { error: chain(&error) },
         Ok(()) if look.blank => Content::Blank,
         Ok(()) => Content::Data { found: vec![UNKNOWN.to_owned()] },
     }
@@ -132,14 +127,6 @@ impl Look<'_> {
         }
         Ok(())
     }
-}
-
-fn unreadable(error: &BlockError) -> Content {
-    let mut text = error.to_string();
-    if let Some(source) = error.source() {
-        text = format!("{text}: {source}");
-    }
-    Content::Unreadable { error: text }
 }
 
 #[cfg(test)]
