@@ -108,14 +108,12 @@ impl BlockFile {
 
     fn open(path: &Path, exclusive: bool) -> Result<BlockFile, BlockError> {
         // O_PATH opens nothing: no FIFO waits for its other end, no tape rewinds, no watchdog starts.
-        let pin = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_CLOEXEC)
-            .open(path)
-            .map_err(|source| match source.kind() {
+        let pin = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path).map_err(
+            |source| match source.kind() {
                 ErrorKind::NotFound | ErrorKind::NotADirectory => BlockError::Gone,
                 _ => BlockError::Open { source },
-            })?;
+            },
+        )?;
         let (place, _) = place_of(&pin)?;
         let block = matches!(place, Place::Block { .. });
         // By way of /proc the pinned inode itself is opened, whatever the path leads to by now.
@@ -183,7 +181,8 @@ impl BlockFile {
     }
 
     /// Reads past the page cache, which may be stale. `offset` and the buffer's length are multiples of
-    /// [`BlockFile::align`], the buffer is an [`AlignedBuf`] or an aligned part of one. Returns how much was read: less than asked only at the end of the device.
+    /// [`BlockFile::align`], the buffer is an [`AlignedBuf`] or an aligned part of one.
+    /// Returns how much was read: less than asked only at the end of the device.
     pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, BlockError> {
         let mut done = 0;
         while done < buf.len() {
@@ -196,7 +195,7 @@ impl BlockFile {
                 }
             }
             // A short read that is not aligned can only be the end; asking on from there would be EINVAL.
-            if done as u64 % self.align != 0 {
+            if !(done as u64).is_multiple_of(self.align) {
                 break;
             }
         }

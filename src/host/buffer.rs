@@ -55,12 +55,12 @@ impl DerefMut for AlignedBuf {
 // SAFETY: the buffer owns its memory like a `Box<[u8]>` does.
 unsafe impl Send for AlignedBuf {}
 
-/// Whether every byte is zero.
+/// Whether every byte is zero. Sixteen at a time in plain code: the release profile optimises for size, which leaves
+/// out vector code, and musl's `memcmp` goes byte by byte.
 pub fn is_zero(bytes: &[u8]) -> bool {
-    // Eight bytes at a time without unsafe: the compiler turns the fold over a chunk into vector code.
-    let mut chunks = bytes.chunks_exact(256);
-    chunks.by_ref().all(|chunk| chunk.iter().fold(0, |sum, byte| sum | byte) == 0)
-        && chunks.remainder().iter().all(|byte| *byte == 0)
+    // SAFETY: every bit pattern of sixteen bytes is a u128.
+    let (head, words, tail) = unsafe { bytes.align_to::<u128>() };
+    words.iter().all(|word| *word == 0) && head.iter().chain(tail).all(|byte| *byte == 0)
 }
 
 #[cfg(test)]
