@@ -1,9 +1,12 @@
 //! The vocabulary that every room shares: plain data, no I/O, no clock.
 
+pub mod chain;
 pub mod cleaning;
 pub mod device;
 pub mod duration;
 pub mod memory;
 pub mod names;
 pub mod quantity;
+pub mod ranges;
 pub mod scan;
+pub mod signature;

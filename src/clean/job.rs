@@ -1,0 +1,255 @@
+//! One cleaning from open to end, on one thread: open exclusively, compare, arm, wait, write, check again.
+//!
+//! The device is held from before the first check to after the last byte without a gap, and everything is asked of the
+//! open device; the path is looked at only to see that it still leads there. Nothing is written before `Proceed`.
+
+use super::method::{Ended, Method, Used, Watch};
+use crate::host::block::{BlockError, BlockFile};
+use crate::model::chain::chain;
+use crate::model::cleaning::{CleanEvent, CleanJob, CleanResult, Cleaning, Permission};
+use crate::model::device::{Content, Evidence, InUse};
+use crate::model::ranges::Ranges;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long an armed device waits for its answer. The live read retries within seconds; a device must not be held
+/// for ever because an answer was lost. Letting go is always safe: the loop starts anew.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a cleaning must ask of `observe`, handed in so that neither room knows the other.
+#[derive(Clone)]
+pub struct Checks {
+    /// Whether all of the evidence (boot, place, diskseq, size, identity) holds for the open device and for a fresh
+    /// look at the path, and no loop device lies on it. `Err` is how the cleaning ends when nothing was written.
+    pub verify: Arc<Verify>,
+    /// What the open device holds, for the cleaning that is to follow.
+    pub content: Arc<ReadContent>,
+}
+
+pub type Verify = dyn Fn(&Evidence, &Path, &BlockFile) -> Result<(), CleanResult> + Send + Sync;
+pub type ReadContent = dyn Fn(&BlockFile, u64, Cleaning) -> Content + Send + Sync;
+
+/// What the pool tells a job.
+#[derive(Debug)]
+pub enum Order {
+    Proceed,
+    LetGo(String),
+    Cancel,
+}
+
+/// What the pool and a job share.
+#[derive(Debug)]
+pub struct Shared {
+    stop: AtomicBool,
+    /// When a call to the device last returned, in milliseconds since `born`; [`WAITING`] while it waits for orders.
+    last_sign: AtomicU64,
+    born: Instant,
+}
+
+const WAITING: u64 = u64::MAX;
+
+impl Shared {
+    pub fn new() -> Shared {
+        Shared { stop: AtomicBool::new(false), last_sign: AtomicU64::new(0), born: Instant::now() }
+    }
+
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// For how long no call to the device has returned; zero while the job waits for the loop.
+    pub fn silent_for(&self) -> Duration {
+        match self.last_sign.load(Ordering::Relaxed) {
+            WAITING => Duration::ZERO,
+            sign => self.born.elapsed().saturating_sub(Duration::from_millis(sign)),
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn sign(&self) {
+        self.last_sign.store(self.born.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        Shared::new()
+    }
+}
+
+/// Cleans one device. Returns when it is closed again.
+pub fn run(
+    job: &CleanJob,
+    checks: &Checks,
+    orders: &Receiver<Order>,
+    shared: &Shared,
+    tell: &dyn Fn(CleanEvent),
+) -> CleanResult {
+    match clean(job, checks, orders, shared, tell) {
+        Ok(result) | Err(result) => result,
+    }
+}
+
+/// `Err` is an end before the first byte.
+fn clean(
+    job: &CleanJob,
+    checks: &Checks,
+    orders: &Receiver<Order>,
+    shared: &Shared,
+    tell: &dyn Fn(CleanEvent),
+) -> Result<CleanResult, CleanResult> {
+    let size = job.evidence.size;
+    let plan = Ranges::of(job.cleaning, size);
+    let from = plan.resume_at(job.resume_at);
+    // Armed or not, what an earlier run has done stays done.
+    let cancelled = || CleanResult::Cancelled { done: from };
+    let go_on = || if shared.stopped() { Err(cancelled()) } else { Ok(()) };
+
+    go_on()?;
+    let file = BlockFile::open_exclusive(&job.path).map_err(not_opened)?;
+    shared.sign();
+    compare(&job.evidence, &file)?;
+    (checks.verify)(&job.evidence, &job.path, &file)?;
+    shared.sign();
+    go_on()?;
+    if job.permission == Permission::Blank {
+        must_be_blank(checks, &file, size, job.cleaning)?;
+        shared.sign();
+        go_on()?;
+    }
+
+    // A `Proceed` from before `Armed` answers nothing; an order to stop counts whenever it came.
+    while let Ok(order) = orders.try_recv() {
+        match order {
+            Order::Proceed => log::error!("cleaning {:?} was told to proceed before it was armed", job.id),
+            Order::LetGo(why) => return Err(CleanResult::Stale { why }),
+            Order::Cancel => return Err(cancelled()),
+        }
+    }
+    shared.last_sign.store(WAITING, Ordering::Relaxed);
+    tell(CleanEvent::Armed { id: job.id });
+    let order = orders.recv_timeout(PATIENCE);
+    shared.sign();
+    match order {
+        Ok(Order::Proceed) => {}
+        Ok(Order::LetGo(why)) => return Err(CleanResult::Stale { why }),
+        Ok(Order::Cancel) | Err(RecvTimeoutError::Disconnected) => return Err(cancelled()),
+        Err(RecvTimeoutError::Timeout) => {
+            return Err(CleanResult::Stale { why: "nobody answered whether to go on".to_owned() });
+        }
+    }
+    // The answer took its time. What a holder of the device does not keep out can have happened in between: a loop
+    // device on it, another device behind the number, a plain write.
+    go_on()?;
+    compare(&job.evidence, &file)?;
+    (checks.verify)(&job.evidence, &job.path, &file)?;
+    if job.permission == Permission::Blank {
+        must_be_blank(checks, &file, size, job.cleaning)?;
+    }
+    shared.sign();
+    go_on()?;
+
+    let had_partitions = file.has_partitions();
+    let watch = JobWatch { job, shared, tell, total: plan.total() };
+    let method = Method { medium: &file, cleaning: job.cleaning, plan: &plan, size, watch: &watch };
+    let used = match method.write(from) {
+        Ok(used) => used,
+        Err(ended) => return Ok(not_finished(ended)),
+    };
+    if had_partitions && let Err(error) = file.reread_partitions() {
+        // They stay visible, so that the disk counts as one with partitions and is not offered.
+        log::warn!("{}: {}", job.path.display(), chain(&error));
+    }
+    if let Err(result) = compare(&job.evidence, &file).and_then(|()| {
+        shared.sign();
+        (checks.verify)(&job.evidence, &job.path, &file)
+    }) {
+        return Ok(after_writing(result));
+    }
+    shared.sign();
+    Ok(match method.read_back(used) {
+        Ok(used) => finished(plan.total() - from, used),
+        Err(ended) => not_finished(ended),
+    })
+}
+
+fn not_opened(error: BlockError) -> CleanResult {
+    match error {
+        BlockError::Busy => CleanResult::InUse { why: InUse::Exclusive },
+        BlockError::Gone | BlockError::NotADevice { .. } => CleanResult::Stale { why: chain(&error) },
+        _ => CleanResult::Failed { error: chain(&error) },
+    }
+}
+
+/// The part of the evidence that the open device answers itself. `verify` compares all of it; this is here so that no
+/// mistake there can lead to another device being written.
+fn compare(evidence: &Evidence, file: &BlockFile) -> Result<(), CleanResult> {
+    let stale = |why: String| Err(CleanResult::Stale { why });
+    if file.place() != evidence.place {
+        return stale(format!("the path leads to device {}, not to {}", file.place(), evidence.place));
+    }
+    if file.diskseq() != evidence.diskseq {
+        return stale("another medium is behind the device's number (diskseq)".to_owned());
+    }
+    match file.size() {
+        Ok(size) if size == evidence.size => Ok(()),
+        Ok(size) => stale(format!("its size is {size} bytes, and was {}", evidence.size)),
+        Err(error) => Err(CleanResult::Failed { error: chain(&error) }),
+    }
+}
+
+fn must_be_blank(checks: &Checks, file: &BlockFile, size: u64, cleaning: Cleaning) -> Result<(), CleanResult> {
+    match (checks.content)(file, size, cleaning) {
+        Content::Blank => Ok(()),
+        Content::Data { found } => Err(CleanResult::NotBlank { found }),
+        Content::Unreadable { error } => Err(CleanResult::Failed { error }),
+        Content::NotRead => Err(CleanResult::Failed { error: "its content was not read".to_owned() }),
+    }
+}
+
+fn finished(bytes: u64, used: Used) -> CleanResult {
+    CleanResult::Cleaned { bytes, method: used.as_str() }
+}
+
+fn not_finished(ended: Ended) -> CleanResult {
+    match ended {
+        Ended::Cancelled { done } => CleanResult::Cancelled { done },
+        Ended::Failed(error) => CleanResult::Failed { error: chain(&error) },
+    }
+}
+
+/// `Stale` and `InUse` promise that nothing was written: after the last byte they are a failure.
+fn after_writing(result: CleanResult) -> CleanResult {
+    match result {
+        CleanResult::InUse { why } => CleanResult::Failed { error: format!("while it was cleaned: {why}") },
+        CleanResult::Stale { why } => CleanResult::Failed { error: format!("while it was cleaned: {why}") },
+        other => other,
+    }
+}
+
+struct JobWatch<'a> {
+    job: &'a CleanJob,
+    shared: &'a Shared,
+    tell: &'a dyn Fn(CleanEvent),
+    total: u64,
+}
+
+impl Watch for JobWatch<'_> {
+    fn stopped(&self) -> bool {
+        self.shared.stopped()
+    }
+
+    fn alive(&self) {
+        self.shared.sign();
+    }
+
+    fn done(&self, done: u64) {
+        (self.tell)(CleanEvent::Progress { id: self.job.id, done, total: self.total });
+    }
+}

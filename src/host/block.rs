@@ -1,0 +1,360 @@
+//! Block devices, and regular files that stand in for them: opened once, then spoken to by descriptor only.
+//!
+//! Owns the open (never anything but a block device or a regular file, and no side effect on what is neither), size,
+//! `diskseq`, O_DIRECT reads, and the ways to make a range zero. Refuses to decide: whether a byte may be written is
+//! the caller's business, and nothing here looks at a path a second time.
+
+use super::buffer::AlignedBuf;
+use crate::model::device::Place;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::libc;
+use nix::sys::stat::{SFlag, fstat, major, minor};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+
+/// What O_DIRECT offsets and lengths are multiples of, unless the device's own blocks are larger.
+/// A page: no filesystem under a regular file asks for more, whatever disk is below it.
+const MIN_ALIGN: u64 = 4096;
+
+/// Zeros handed to one O_DIRECT write: large enough for a disk's full speed, small enough to be mapped and forgotten.
+const WRITE_LEN: usize = 512 << 10;
+
+mod ioctl {
+    //! From linux/fs.h.
+    nix::ioctl_read!(blkgetsize64, 0x12, 114, usize);
+    nix::ioctl_read!(blkgetdiskseq, 0x12, 128, u64);
+    nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), nix::libc::c_int);
+    nix::ioctl_none!(blkrrpart, 0x12, 95);
+    nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
+    nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    #[error("nothing is there")]
+    Gone,
+    #[error("it is {what}, not a block device or a regular file")]
+    NotADevice { what: &'static str },
+    /// O_EXCL said EBUSY.
+    #[error("it is in use")]
+    Busy,
+    #[error("it cannot be opened")]
+    Open { source: io::Error },
+    #[error("it does not answer {question}")]
+    Ask { question: &'static str, source: io::Error },
+    #[error("{len} bytes at {offset} cannot be read")]
+    Read { offset: u64, len: usize, source: io::Error },
+    #[error("{len} bytes at {offset} cannot be made zero by {way}")]
+    Zero { way: &'static str, offset: u64, len: u64, source: io::Error },
+    #[error("{len} bytes at {offset} cannot be discarded")]
+    Discard { offset: u64, len: u64, source: io::Error },
+    #[error("the device does not flush")]
+    Flush { source: io::Error },
+}
+
+/// A way to make a range zero, fastest first. Each guarantees that the range reads zero afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// `fallocate(PUNCH_HOLE | KEEP_SIZE)`: the device's own "write zeroes", unmapping where it can; the kernel does
+    /// not fall back to writing.
+    PunchHole,
+    /// `fallocate(ZERO_RANGE)`: write zeroes without unmapping; the kernel falls back to writing.
+    ZeroRange,
+    /// The ioctl BLKZEROOUT: the same for kernels whose block devices know no fallocate.
+    ZeroOut,
+    /// Zeros through O_DIRECT: what is left when the others are missing or were found to lie.
+    Write,
+}
+
+impl Way {
+    pub const ALL: [Way; 4] = [Way::PunchHole, Way::ZeroRange, Way::ZeroOut, Way::Write];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Way::PunchHole => "punch-hole",
+            Way::ZeroRange => "zero-range",
+            Way::ZeroOut => "blkzeroout",
+            Way::Write => "direct-write",
+        }
+    }
+}
+
+/// An open device. What it stands for cannot change while it lives: links and names do not matter any more.
+#[derive(Debug)]
+pub struct BlockFile {
+    file: File,
+    place: Place,
+    /// Offsets and lengths of reads and writes are multiples of this, but for the end of the device.
+    align: u64,
+    /// Whether O_DIRECT is set: a filesystem under a regular file may not know it.
+    direct: bool,
+}
+
+impl BlockFile {
+    /// Opens to look: read-only, not exclusively, so that nobody's mount is disturbed.
+    pub fn open_read(path: &Path) -> Result<BlockFile, BlockError> {
+        BlockFile::open(path, false)
+    }
+
+    /// Opens to write, and holds the device: until this is dropped nobody can mount it, swap on it, put dm or md on
+    /// it, or open it exclusively. On a regular file exclusion protects nothing, as the kernel knows none.
+    pub fn open_exclusive(path: &Path) -> Result<BlockFile, BlockError> {
+        BlockFile::open(path, true)
+    }
+
+    fn open(path: &Path, exclusive: bool) -> Result<BlockFile, BlockError> {
+        // O_PATH opens nothing: no FIFO waits for its other end, no tape rewinds, no watchdog starts.
+        let pin = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path).map_err(
+            |source| match source.kind() {
+                ErrorKind::NotFound | ErrorKind::NotADirectory => BlockError::Gone,
+                _ => BlockError::Open { source },
+            },
+        )?;
+        let (place, _) = place_of(&pin)?;
+        let block = matches!(place, Place::Block { .. });
+        // By way of /proc the pinned inode itself is opened, whatever the path leads to by now.
+        let through = format!("/proc/self/fd/{}", pin.as_raw_fd());
+        let exclusion = if exclusive && block { libc::O_EXCL } else { 0 };
+        let open = |flags: i32| {
+            OpenOptions::new()
+                .read(true)
+                .write(exclusive)
+                .custom_flags(flags | exclusion | libc::O_CLOEXEC | libc::O_NOCTTY)
+                .open(&through)
+        };
+        let mut direct = true;
+        let file = open(libc::O_DIRECT).or_else(|error| {
+            if block || error.raw_os_error() != Some(libc::EINVAL) {
+                return Err(error);
+            }
+            direct = false;
+            open(0)
+        });
+        let file = file.map_err(|source| match source.raw_os_error() {
+            Some(libc::EBUSY) if exclusive => BlockError::Busy,
+            // A node whose device is gone.
+            Some(libc::ENXIO | libc::ENODEV) => BlockError::Gone,
+            _ => BlockError::Open { source },
+        })?;
+        let (place, block_len) = place_of(&file)?;
+        let align = if block { logical_block(&file)?.max(MIN_ALIGN) } else { block_len.clamp(MIN_ALIGN, 1 << 16) };
+        Ok(BlockFile { file, place, align, direct })
+    }
+
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Offsets and lengths of [`BlockFile::read_at`] are multiples of this power of two.
+    pub fn align(&self) -> u64 {
+        self.align
+    }
+
+    /// Bytes, asked anew at each call.
+    pub fn size(&self) -> Result<u64, BlockError> {
+        let asked = |source: io::Error| BlockError::Ask { question: "its size", source };
+        match self.place {
+            Place::Block { .. } => {
+                let mut size: u64 = 0;
+                // SAFETY: BLKGETSIZE64 writes a u64, whatever its request code says of a size_t.
+                unsafe { ioctl::blkgetsize64(self.file.as_raw_fd(), (&raw mut size).cast()) }
+                    .map_err(|errno| asked(errno.into()))?;
+                Ok(size)
+            }
+            Place::File { .. } => Ok(self.file.metadata().map_err(asked)?.len()),
+        }
+    }
+
+    /// Grows whenever another medium is behind the same number. `None` for files, and where the kernel does not know.
+    pub fn diskseq(&self) -> Option<u64> {
+        if let Place::File { .. } = self.place {
+            return None;
+        }
+        let mut diskseq: u64 = 0;
+        // SAFETY: BLKGETDISKSEQ writes a u64.
+        unsafe { ioctl::blkgetdiskseq(self.file.as_raw_fd(), &raw mut diskseq) }.ok()?;
+        Some(diskseq)
+    }
+
+    /// Reads past the page cache, which may be stale. `offset` and the buffer's length are multiples of
+    /// [`BlockFile::align`], the buffer is an [`AlignedBuf`] or an aligned part of one.
+    /// Returns how much was read: less than asked only at the end of the device.
+    pub fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, BlockError> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(source) => {
+                    return Err(BlockError::Read { offset: offset + done as u64, len: buf.len() - done, source });
+                }
+            }
+            // A short read that is not aligned can only be the end; asking on from there would be EINVAL.
+            if !(done as u64).is_multiple_of(self.align) {
+                break;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Reads any range, aligned or not; shorter than asked only at the end of the device.
+    /// For a few sectors here and there: it takes a buffer each time.
+    pub fn read_range(&self, offset: u64, len: usize) -> Result<Vec<u8>, BlockError> {
+        let start = offset - offset % self.align;
+        let end = (offset + len as u64).next_multiple_of(self.align);
+        let mut buf = AlignedBuf::zeroed((end - start) as usize);
+        let read = self.read_at(start, &mut buf[..(end - start) as usize])?;
+        let from = ((offset - start) as usize).min(read);
+        let to = (from + len).min(read);
+        Ok(buf[from..to].to_vec())
+    }
+
+    /// Makes the range zero by the first way that works, chosen anew at each call: support can vanish between two.
+    pub fn zero(&self, offset: u64, len: u64) -> Result<Way, BlockError> {
+        for way in [Way::PunchHole, Way::ZeroRange, Way::ZeroOut] {
+            match self.zero_by(way, offset, len) {
+                Ok(()) => return Ok(way),
+                Err(BlockError::Zero { source, .. }) if is_missing(&source) => {}
+                // The device itself is at fault; whether plain writes fare better is found out in one step.
+                Err(BlockError::Zero { source, .. }) if source.raw_os_error() == Some(libc::EIO) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.zero_by(Way::Write, offset, len)?;
+        Ok(Way::Write)
+    }
+
+    /// Makes the range zero by this way or not at all.
+    pub fn zero_by(&self, way: Way, offset: u64, len: u64) -> Result<(), BlockError> {
+        let failed = |source: io::Error| BlockError::Zero { way: way.as_str(), offset, len, source };
+        let by_fallocate = |flags: FallocateFlags| {
+            let keep_size = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            retried(|| fallocate(&self.file, flags | keep_size, offset as i64, len as i64)).map_err(failed)
+        };
+        match way {
+            Way::PunchHole => by_fallocate(FallocateFlags::FALLOC_FL_PUNCH_HOLE),
+            Way::ZeroRange => by_fallocate(FallocateFlags::FALLOC_FL_ZERO_RANGE),
+            Way::ZeroOut => {
+                // SAFETY: BLKZEROOUT reads two u64, the range; a file answers ENOTTY.
+                retried(|| unsafe { ioctl::blkzeroout(self.file.as_raw_fd(), &[offset, len]) }.map(drop))
+                    .map_err(failed)
+            }
+            Way::Write => self.write_zeros(offset, len).map_err(failed),
+        }
+    }
+
+    /// Tells the device that the range is not needed. What it reads afterwards is the device's own business: the
+    /// caller reads it back.
+    pub fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        if let Place::File { .. } = self.place {
+            return self.zero_by(Way::PunchHole, offset, len);
+        }
+        // SAFETY: BLKDISCARD reads two u64, the range.
+        retried(|| unsafe { ioctl::blkdiscard(self.file.as_raw_fd(), &[offset, len]) }.map(drop))
+            .map_err(|source| BlockError::Discard { offset, len, source })
+    }
+
+    /// What was written survives a power cut once this has returned.
+    pub fn flush(&self) -> Result<(), BlockError> {
+        self.file.sync_all().map_err(|source| BlockError::Flush { source })
+    }
+
+    /// Whether the kernel knows partitions of it.
+    pub fn has_partitions(&self) -> bool {
+        let Place::Block { major, minor } = self.place else { return false };
+        let Ok(entries) = fs::read_dir(format!("/sys/dev/block/{major}:{minor}")) else { return false };
+        entries.flatten().any(|entry| entry.path().join("partition").exists())
+    }
+
+    /// Makes the kernel forget partitions whose table was zeroed. Works only while the device is held exclusively.
+    pub fn reread_partitions(&self) -> Result<(), BlockError> {
+        // SAFETY: BLKRRPART takes no argument.
+        retried(|| unsafe { ioctl::blkrrpart(self.file.as_raw_fd()) }.map(drop))
+            .map_err(|source| BlockError::Ask { question: "to read its partition table again", source })
+    }
+
+    fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
+        // Never past the end: a regular file would grow.
+        let size = self.size().map_err(io::Error::other)?;
+        let end = (offset + len).min(size);
+        let zeros = AlignedBuf::zeroed(WRITE_LEN);
+        let mut at = offset;
+        while at < end {
+            let n = (end - at).min(WRITE_LEN as u64);
+            // The last bytes of a file whose length is no multiple of its blocks: O_DIRECT does not take them. A
+            // block device's size always is one.
+            let odd = matches!(self.place, Place::File { .. }) && !n.is_multiple_of(self.align);
+            let written = if odd && n > self.align {
+                self.file.write_at(&zeros[..(n - n % self.align) as usize], at)
+            } else if odd && self.direct {
+                self.without_direct(|| self.file.write_at(&zeros[..n as usize], at))
+            } else {
+                self.file.write_at(&zeros[..n as usize], at)
+            };
+            match written {
+                Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero)),
+                Ok(n) => at += n as u64,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn without_direct<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let flags = OFlag::from_bits_retain(fcntl(&self.file, FcntlArg::F_GETFL)?);
+        fcntl(&self.file, FcntlArg::F_SETFL(flags - OFlag::O_DIRECT))?;
+        let result = act();
+        fcntl(&self.file, FcntlArg::F_SETFL(flags))?;
+        result
+    }
+}
+
+/// The place, and the block size that `stat` tells, of what is a device; an error for everything else.
+fn place_of(file: &File) -> Result<(Place, u64), BlockError> {
+    let stat = fstat(file).map_err(|errno| BlockError::Ask { question: "what it is", source: errno.into() })?;
+    let kind = SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT;
+    let place = match kind {
+        SFlag::S_IFBLK => Place::Block { major: major(stat.st_rdev) as u32, minor: minor(stat.st_rdev) as u32 },
+        SFlag::S_IFREG => Place::File { dev: stat.st_dev, ino: stat.st_ino },
+        SFlag::S_IFDIR => return Err(BlockError::NotADevice { what: "a directory" }),
+        SFlag::S_IFIFO => return Err(BlockError::NotADevice { what: "a FIFO" }),
+        SFlag::S_IFSOCK => return Err(BlockError::NotADevice { what: "a socket" }),
+        SFlag::S_IFCHR => return Err(BlockError::NotADevice { what: "a character device" }),
+        _ => return Err(BlockError::NotADevice { what: "of an unknown kind" }),
+    };
+    Ok((place, stat.st_blksize as u64))
+}
+
+fn logical_block(file: &File) -> Result<u64, BlockError> {
+    let mut len: libc::c_int = 0;
+    // SAFETY: BLKSSZGET writes an int.
+    unsafe { ioctl::blksszget(file.as_raw_fd(), &raw mut len) }
+        .map_err(|errno| BlockError::Ask { question: "its block size", source: errno.into() })?;
+    Ok(len.max(1) as u64)
+}
+
+fn retried(mut call: impl FnMut() -> nix::Result<()>) -> io::Result<()> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+/// Whether the error says that the way is not there, rather than that the device is at fault. EINVAL because drivers
+/// differ in what they call unsupported, EREMOTEIO because SCSI says so when a disk refuses "write same" after all,
+/// EPERM because seccomp profiles do.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS | libc::EINVAL | libc::EREMOTEIO | libc::EPERM)
+    )
+}

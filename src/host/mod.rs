@@ -1,0 +1,10 @@
+//! Adapters to Linux. The only room with `unsafe`.
+
+pub mod block;
+pub mod buffer;
+pub mod files;
+pub mod inotify;
+pub mod loops;
+pub mod mounts;
+pub mod number;
+pub mod sysfs;
