@@ -3,9 +3,13 @@
 
 pub mod clean;
 pub mod decide;
+pub mod execute;
 pub mod host;
 pub mod kube;
+pub mod ledger;
 pub mod model;
 pub mod observe;
+pub mod reconcile;
+pub mod record;
 pub mod serve;
 pub mod settings;

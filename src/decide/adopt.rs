@@ -75,12 +75,13 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
     }
 }
 
+/// Whether an entry holds the PV's UID, or waits for the PV that this offer made.
 fn is_known(ctx: &Ctx<'_>, pv: &PersistentVolume) -> bool {
-    let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION);
-    ctx.s.entries.values().any(|entry| match &entry.state {
-        State::Offering { pv: name, offer_id: ours } => *name == pv.metadata.name && Some(ours) == offer_id,
-        state => state.pv().is_some_and(|known| known.uid == pv.metadata.uid),
-    })
+    let offered = ctx.offers.get(pv.metadata.name.as_str()).is_some_and(|entry| match &entry.state {
+        State::Offering { offer_id, .. } => pv.metadata.annotations.get(names::OFFER_ANNOTATION) == Some(offer_id),
+        _ => false,
+    });
+    offered || ctx.known_uids.contains(pv.metadata.uid.as_str())
 }
 
 fn leave(ctx: &mut Ctx<'_>, pv: &PersistentVolume, state: Word, why: String) {

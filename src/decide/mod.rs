@@ -6,18 +6,19 @@ pub mod backoff;
 mod devices;
 pub mod memory;
 pub mod offer;
+pub mod outcome;
 pub mod plan;
 mod raw_device;
 mod reclaim;
 pub mod snapshot;
 
-use crate::model::memory::{self as entries, Entry, EntryId, Marker, Progress, State};
+use crate::model::memory::{self as entries, Entry, EntryId, Lost, Marker, Progress, State};
 use crate::model::names;
 use devices::{Devices, Home};
 use plan::{Action, Notice, Plan, Report, Word};
 use snapshot::{BackoffKey, Memory, SettingsView, Snapshot};
 use std::cell::Cell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,10 +27,11 @@ pub const LEDGER_RETRY: Duration = Duration::from_secs(5);
 
 /// The whole decision. Level-triggered: it looks at all there is, whatever woke the loop.
 pub fn decide(s: &Snapshot) -> Plan {
-    let mut ctx = Ctx { s, devices: Devices::of(s), drawn: Cell::new(0), plan: Plan::default() };
+    let mut ctx = Ctx::of(s);
     ctx.node_notices();
     if undecided(s).is_some() {
         ctx.list_once();
+        ctx.hold_back_if_ledger_fails();
         return ctx.plan;
     }
     ctx.settle_memory();
@@ -83,11 +85,34 @@ fn undecided(s: &Snapshot) -> Option<String> {
 struct Ctx<'a> {
     s: &'a Snapshot,
     devices: Devices<'a>,
+    /// UIDs of PVs that entries hold.
+    known_uids: BTreeSet<&'a str>,
+    /// Entries whose POST may have reached the server, by PV name.
+    offers: BTreeMap<&'a str, &'a Entry>,
+    /// For each PV name the first selected path that folds to it.
+    first_of_name: BTreeMap<String, &'a Path>,
+    /// The first PV made with other settings, and how they differ.
+    mismatch: Option<(&'a str, String)>,
     drawn: Cell<u32>,
     plan: Plan,
 }
 
 impl<'a> Ctx<'a> {
+    fn of(s: &'a Snapshot) -> Ctx<'a> {
+        let devices = Devices::of(s);
+        let offering = |entry: &&Entry| matches!(entry.state, State::Offering { .. });
+        Ctx {
+            s,
+            known_uids: s.entries.values().filter_map(|e| e.state.pv()).map(|pv| pv.uid.as_str()).collect(),
+            offers: s.entries.values().filter(offering).filter_map(|e| Some((e.state.pv_name()?, e))).collect(),
+            first_of_name: raw_device::first_of_name(s, &devices),
+            mismatch: raw_device::settings_mismatch(s),
+            devices,
+            drawn: Cell::new(0),
+            plan: Plan::default(),
+        }
+    }
+
     /// Random hex digits, never the same twice.
     fn draw(&self, digits: usize) -> String {
         self.drawn.set(self.drawn.get() + 1);
@@ -264,8 +289,7 @@ impl<'a> Ctx<'a> {
 
     /// Existing PVs made with other settings stop new ones.
     fn settings_notice(&mut self) {
-        let Some(settings) = self.s.settings() else { return };
-        if let Some((pv, mismatch)) = raw_device::settings_mismatch(self.s, settings) {
+        if let Some((pv, mismatch)) = self.mismatch.clone() {
             self.notice(
                 "SettingsMismatch",
                 format!(
@@ -276,9 +300,21 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// The one unfiltered LIST, and its answer on its way into the marker.
     fn list_once(&mut self) {
-        let due = self.s.memory.marker().is_some_and(|marker| !marker.listed) && !self.s.listing;
-        if !due {
+        let Some(marker) = self.s.memory.marker().filter(|marker| !marker.listed) else { return };
+        if let Some(listing) = &self.s.listed {
+            let forgotten = listing.taken_over > 0 && marker.lost.is_none();
+            let lost = forgotten.then(|| Lost {
+                why: format!("{} PersistentVolume(s) of this node had been made before the ledger", listing.taken_over),
+                nonce: self.nonce(),
+            });
+            let foreign = listing.foreign.clone();
+            self.plan.marker =
+                Some(Marker { listed: true, foreign, lost: lost.or(marker.lost.clone()), ..marker.clone() });
+            return;
+        }
+        if self.s.listing {
             return;
         }
         match self.s.backing_off(&BackoffKey::List) {

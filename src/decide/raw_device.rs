@@ -1,6 +1,6 @@
 //! Raw devices that are not in service: unknown ones, refused ones, and the way from blank to offered.
 
-use super::devices::Home;
+use super::devices::{Devices, Home};
 use super::plan::{Action, Report, Word};
 use super::snapshot::{BackoffKey, OfferStage, SettingsView, Snapshot};
 use super::{Ctx, offer, reclaim};
@@ -8,7 +8,8 @@ use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::device::{Content, ProbeError, Protection};
 use crate::model::memory::{Entry, Outcome, Owed, PvRef, State};
 use crate::model::names;
-use crate::settings::{ExistingData, Settings};
+use crate::settings::ExistingData;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A device without an entry: chosen by the settings or left alone, blank or refused.
@@ -308,7 +309,7 @@ fn offer_path<'a>(ctx: &Ctx<'a>, index: usize) -> Option<&'a Path> {
 
 /// What stops every device that was never offered, and this one in particular.
 fn stop_first_offers(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<(Word, String)> {
-    let Some(settings) = ctx.s.settings() else {
+    if ctx.s.settings().is_none() {
         let why = match &ctx.s.settings {
             SettingsView::Waiting => "the PV spec ConfigMap has not been read yet".to_owned(),
             SettingsView::Unset => "no PV spec ConfigMap is named".to_owned(),
@@ -317,14 +318,14 @@ fn stop_first_offers(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<(Word, 
             SettingsView::Ready { .. } => return None,
         };
         return Some((Word::Waiting, why));
-    };
+    }
     let Some(node) = ctx.s.existing_node() else {
         return Some((Word::Waiting, format!("Node {} does not exist", ctx.s.node_name)));
     };
     if node.metadata.deletion_timestamp.is_some() {
         return Some((Word::Waiting, format!("Node {} is being deleted", ctx.s.node_name)));
     }
-    if let Some((pv, mismatch)) = settings_mismatch(ctx.s, settings) {
+    if let Some((pv, mismatch)) = &ctx.mismatch {
         let why = format!("PersistentVolume {pv} was made with other settings ({mismatch}); no new ones beside it");
         return Some((Word::Waiting, why));
     }
@@ -332,7 +333,8 @@ fn stop_first_offers(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<(Word, 
 }
 
 /// The first PV of ours that was made with other settings, or without any.
-pub(super) fn settings_mismatch<'a>(s: &'a Snapshot, settings: &Settings) -> Option<(&'a str, String)> {
+pub(super) fn settings_mismatch(s: &Snapshot) -> Option<(&str, String)> {
+    let settings = s.settings()?;
     s.pvs.iter().flat_map(|pvs| pvs.values()).find_map(|pv| {
         let mismatch = settings.mismatch(&pv.metadata.annotations)?;
         Some((pv.metadata.name.as_str(), mismatch))
@@ -352,19 +354,25 @@ fn name_taken(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<String> {
         return (theirs != text).then(|| format!("the PV name {name} is taken by {theirs}"));
     }
     let own = ctx.devices.groups[index].entry;
-    let promised = ctx
-        .s
-        .entries
-        .values()
-        .find(|entry| Some(&entry.id) != own && matches!(&entry.state, State::Offering { pv, .. } if *pv == name));
+    let promised = ctx.offers.get(name.as_str()).filter(|entry| Some(&entry.id) != own);
     if let Some(other) = promised {
         return Some(format!("the PV name {name} is taken by {}", other.path.display()));
     }
-    ctx.devices.groups.iter().enumerate().filter(|(other, _)| *other != index).find_map(|(_, group)| {
-        let first = group.selected.first()?;
-        let folds = *first < path && offer::pv_name(&ctx.s.node_name, first).as_ref() == Some(&name);
-        folds.then(|| format!("{} folds to the same PV name {name} and comes first", first.display()))
-    })
+    let first = ctx.first_of_name.get(&name).filter(|first| **first != path)?;
+    let same_device = ctx.devices.at_path(first) == Some(index);
+    (!same_device).then(|| format!("{} folds to the same PV name {name} and comes first", first.display()))
+}
+
+/// For each PV name the first selected path, one a device, that folds to it.
+pub(super) fn first_of_name<'a>(s: &Snapshot, devices: &Devices<'a>) -> BTreeMap<String, &'a Path> {
+    let mut first: BTreeMap<String, &Path> = BTreeMap::new();
+    for path in devices.groups.iter().filter_map(|group| group.selected.first().copied()) {
+        if let Some(name) = offer::pv_name(&s.node_name, path) {
+            let known = first.entry(name).or_insert(path);
+            *known = (*known).min(path);
+        }
+    }
+    first
 }
 
 /// A POST may have reached the server.
@@ -378,6 +386,7 @@ fn offering(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, name: &str, offer_id
             let report = ctx.report(entry, Word::Offering, format!("creating PersistentVolume {name}"));
             ctx.push(report);
         }
+        Some(OfferStage::Refused) => ctx.write(entry, State::Clean { by: entry.promise }),
         Some(OfferStage::Fresh) => {
             let (Some(settings), Some(node)) = (ctx.s.settings(), ctx.s.existing_node()) else {
                 // Nothing was posted yet by anyone: back to clean until there are settings again.

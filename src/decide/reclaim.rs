@@ -477,6 +477,11 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
                 why
             }
         },
+        JobStage::Unread(error) => {
+            let why = format!("its PersistentVolume could not be read: {error}");
+            ctx.act(Action::LetGo { entry: entry.id.clone(), job: id, why: why.clone() });
+            why
+        }
         JobStage::Writing => {
             report.progress = Some(ProgressReport { bytes_done: job.done, bytes_total: job.total });
             let recorded = entry.progress.map_or(0, |progress| progress.done);

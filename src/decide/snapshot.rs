@@ -1,6 +1,7 @@
 //! Everything that a decision may rest on, as one value. `reconcile` fills it; nothing here does I/O.
 
 use super::backoff::Backoff;
+use super::outcome::Listing;
 use crate::kube::objects::{Node, PersistentVolume, Phase};
 use crate::model::cleaning::{CleanResult, Cleaning, JobId};
 use crate::model::device::Observation;
@@ -47,6 +48,8 @@ pub struct Snapshot {
     pub writing: BTreeSet<String>,
     /// The one LIST of all PVs is under way.
     pub listing: bool,
+    /// Its answer, until it is in the marker.
+    pub listed: Option<Listing>,
     pub backoff: BTreeMap<BackoffKey, Backoff>,
     /// The ledger could not be written: why, and until when nothing that needs it is tried.
     pub ledger_fault: Option<(String, Duration)>,
@@ -151,6 +154,8 @@ pub enum JobStage {
     LettingGo,
     /// The live read's answers: `None` where the PV does not exist.
     Read(Vec<Option<Box<PersistentVolume>>>),
+    /// The live read failed.
+    Unread(String),
     Writing,
     Ended(CleanResult),
 }
@@ -160,6 +165,8 @@ pub enum OfferStage {
     /// Written down by this process, not posted yet.
     Fresh,
     Posting,
+    /// The server certainly did not make it.
+    Refused,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,13 +3,4 @@
 pub mod cluster;
 pub mod content;
 pub mod discover;
-pub mod evidence;
-pub mod hotplug;
-pub mod identity;
-pub mod in_use;
-pub mod pool;
-pub mod probe;
-pub mod protection;
-pub mod scanner;
-pub mod surroundings;
 pub mod trust;
