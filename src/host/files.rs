@@ -45,8 +45,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FilesError> {
         file.sync_all()
     })();
     let placed = match written {
-        Ok(()) => fs::rename(&temporary, path)
-            .map_err(|source| FilesError::Rename { path: path.to_owned(), source }),
+        Ok(()) => fs::rename(&temporary, path).map_err(|source| FilesError::Rename { path: path.to_owned(), source }),
         Err(source) => Err(FilesError::Write { path: path.to_owned(), source }),
     };
     if placed.is_err() {
@@ -72,8 +71,7 @@ pub fn remove_durably(path: &Path) -> Result<(), FilesError> {
 /// Removes what [`write_atomically`] left half-written when it was killed. Only for who holds the directory's lock.
 /// Returns how many there were.
 pub fn sweep_temporaries(dir: &Path) -> Result<usize, FilesError> {
-    let listed =
-        fs::read_dir(dir).map_err(|source| FilesError::ReadDirectory { path: dir.to_owned(), source })?;
+    let listed = fs::read_dir(dir).map_err(|source| FilesError::ReadDirectory { path: dir.to_owned(), source })?;
     let mut swept = 0;
     for entry in listed {
         let entry = entry.map_err(|source| FilesError::ReadDirectory { path: dir.to_owned(), source })?;

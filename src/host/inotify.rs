@@ -125,10 +125,8 @@ impl TreeWatch {
         timeout: Duration,
         matters: &dyn Fn(&OsStr) -> bool,
     ) -> Result<Wakeup, InotifyError> {
-        let mut fds = [
-            PollFd::new(waker.0.as_fd(), PollFlags::POLLIN),
-            PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
-        ];
+        let mut fds =
+            [PollFd::new(waker.0.as_fd(), PollFlags::POLLIN), PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
         wait_for(&mut fds, Some(timeout))?;
         // Woken first: the events stay where they are.
         if waker.take() {
@@ -295,10 +293,7 @@ fn events() -> AddWatchFlags {
 
 /// After one of these the watch says nothing any more, or speaks of another path.
 fn lost_watch() -> AddWatchFlags {
-    AddWatchFlags::IN_IGNORED
-        | AddWatchFlags::IN_DELETE_SELF
-        | AddWatchFlags::IN_MOVE_SELF
-        | AddWatchFlags::IN_UNMOUNT
+    AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF | AddWatchFlags::IN_UNMOUNT
 }
 
 fn start() -> Result<Inotify, InotifyError> {

@@ -87,8 +87,7 @@ impl Sysfs {
     /// Every disk whose name starts so (`loop`), in no order. Partitions are not among them.
     pub fn disks_named(&self, prefix: &str) -> Result<Vec<Node>, SysfsError> {
         let all = self.root.join("block");
-        let entries =
-            fs::read_dir(&all).map_err(|source| SysfsError::ReadDirectory { path: all.clone(), source })?;
+        let entries = fs::read_dir(&all).map_err(|source| SysfsError::ReadDirectory { path: all.clone(), source })?;
         let mut disks = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|source| SysfsError::ReadDirectory { path: all.clone(), source })?;
@@ -156,8 +155,9 @@ impl Node {
         }
         let dir = self.dir.join("..");
         let number = attribute(&dir, "dev").as_deref().and_then(DeviceNumber::parse);
-        let target = fs::canonicalize(&dir).ok();
-        match (number, target.as_deref().and_then(Path::file_name)) {
+        // The partition's directory lies in its disk's.
+        let link = fs::read_link(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        match (number, link.parent().and_then(Path::file_name)) {
             (Some(number), Some(name)) => Ok(Some(Node { number, name: kernel_name(name), dir })),
             _ => Err(SysfsError::ReadNumber { path: dir.join("dev") }),
         }
@@ -165,8 +165,8 @@ impl Node {
 
     /// The partitions that the kernel knows, sorted by number.
     pub fn partitions(&self) -> Result<Vec<Node>, SysfsError> {
-        let listed = fs::read_dir(&self.dir)
-            .map_err(|source| SysfsError::ReadDirectory { path: self.dir.clone(), source })?;
+        let listed =
+            fs::read_dir(&self.dir).map_err(|source| SysfsError::ReadDirectory { path: self.dir.clone(), source })?;
         let mut partitions = Vec::new();
         for entry in listed.flatten() {
             let file_name = entry.file_name();

@@ -11,4 +11,5 @@ pub mod probe;
 pub mod protection;
 pub mod scanner;
 pub mod surroundings;
+pub mod table;
 pub mod trust;

@@ -33,11 +33,8 @@ pub fn wwid(raw: &str) -> Option<String> {
 /// Hexadecimal digits as NGUID, EUI-64 and UUIDs are written, with dashes or spaces or without: in lower case and
 /// without them; `None` when all are the same (zero: not set).
 pub fn hex(raw: &str) -> Option<String> {
-    let digits: String = raw
-        .chars()
-        .filter(|c| !c.is_whitespace() && *c != '-')
-        .map(|c| c.to_ascii_lowercase())
-        .collect();
+    let digits: String =
+        raw.chars().filter(|c| !c.is_whitespace() && *c != '-').map(|c| c.to_ascii_lowercase()).collect();
     let well_formed = digits.len() >= 8 && digits.chars().all(|c| c.is_ascii_hexdigit());
     (well_formed && !is_one_character(&digits)).then_some(digits)
 }
@@ -89,15 +86,24 @@ fn is_one_character(text: &str) -> bool {
 /// `0123456789AB` and the like: cheap USB bridges.
 fn is_counting(text: &str) -> bool {
     let text = text.to_ascii_uppercase();
-    text.len() >= 6 && ["0123456789ABCDEF0123456789ABCDEF", "01234567890123456789012345678901234567890"]
-        .iter()
-        .any(|counting| counting.starts_with(&text) || counting[1..].starts_with(&text))
+    text.len() >= 6
+        && ["0123456789ABCDEF0123456789ABCDEF", "01234567890123456789012345678901234567890"]
+            .iter()
+            .any(|counting| counting.starts_with(&text) || counting[1..].starts_with(&text))
 }
 
 fn is_placeholder(text: &str) -> bool {
     const PLACEHOLDERS: [&str; 10] = [
-        "none", "n/a", "na", "unknown", "default", "default string", "not specified", "to be filled by o.e.m.",
-        "serial", "sn",
+        "none",
+        "n/a",
+        "na",
+        "unknown",
+        "default",
+        "default string",
+        "not specified",
+        "to be filled by o.e.m.",
+        "serial",
+        "sn",
     ];
     PLACEHOLDERS.iter().any(|placeholder| text.eq_ignore_ascii_case(placeholder))
 }
@@ -117,9 +123,15 @@ mod tests {
 
     #[test]
     fn serial_numbers_that_makers_set_are_trusted() {
-        for text in
-            ["S64ANX0T123456", "vol0123456789abcdef0", "WD-WCC4N1234567", "d1", "disk-0", "5000c500a1b2c3d4", "data one"]
-        {
+        for text in [
+            "S64ANX0T123456",
+            "vol0123456789abcdef0",
+            "WD-WCC4N1234567",
+            "d1",
+            "disk-0",
+            "5000c500a1b2c3d4",
+            "data one",
+        ] {
             assert_eq!(serial(text), Some(text));
         }
         assert_eq!(serial("  S64A  \n"), Some("S64A"));
@@ -129,9 +141,31 @@ mod tests {
     #[test]
     fn serial_numbers_that_nobody_set_are_none() {
         for text in [
-            "", " ", "0", "7", "00000000", "0000 0000", "0x00000000", "FFFFFFFF", "--------", "....", "None", "UNKNOWN",
-            "Default string", "0123456789", "123456789ABC", "0123456789ABCDEF", "1234567890", "QM00001", "QM00013",
-            "drive-scsi0-0-0-0", "beaf11", "To Be Filled By O.E.M.", "caf\u{e9}", "a\u{1}b", "\0\0\0\0",
+            "",
+            " ",
+            "0",
+            "7",
+            "00000000",
+            "0000 0000",
+            "0x00000000",
+            "FFFFFFFF",
+            "--------",
+            "....",
+            "None",
+            "UNKNOWN",
+            "Default string",
+            "0123456789",
+            "123456789ABC",
+            "0123456789ABCDEF",
+            "1234567890",
+            "QM00001",
+            "QM00013",
+            "drive-scsi0-0-0-0",
+            "beaf11",
+            "To Be Filled By O.E.M.",
+            "caf\u{e9}",
+            "a\u{1}b",
+            "\0\0\0\0",
         ] {
             assert_eq!(serial(text), None, "{text:?}");
         }
@@ -188,7 +222,8 @@ mod tests {
     fn numbers_are_compared_without_their_dashes_and_spaces() {
         assert_eq!(hex("00 25 38 5b 71 b0 0a 0e").as_deref(), Some("0025385b71b00a0e"));
         assert_eq!(hex("6479A746-0000-0000-0000-000000000001").as_deref(), Some("6479a746000000000000000000000001"));
-        for text in ["", "0", "00 00 00 00 00 00 00 00", "00000000-0000-0000-0000-000000000000", "ffffffffffffffff", "xyz"]
+        for text in
+            ["", "0", "00 00 00 00 00 00 00 00", "00000000-0000-0000-0000-000000000000", "ffffffffffffffff", "xyz"]
         {
             assert_eq!(hex(text), None, "{text}");
         }
