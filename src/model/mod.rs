@@ -5,6 +5,7 @@ pub mod cleaning;
 pub mod device;
 pub mod duration;
 pub mod names;
+pub mod partition_table;
 pub mod quantity;
 pub mod ranges;
 pub mod scan;
