@@ -1,1 +1,3 @@
 //! Integration tests, one binary: each module is one level of DESIGN section 8.
+
+mod device;

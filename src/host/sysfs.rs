@@ -130,6 +130,11 @@ impl Node {
         self.text("diskseq")?.trim().parse().ok()
     }
 
+    /// Bytes of a sector of the device's own.
+    pub fn logical_block(&self) -> u64 {
+        self.text("queue/logical_block_size").and_then(|text| text.trim().parse().ok()).unwrap_or(SECTOR)
+    }
+
     pub fn is_read_only(&self) -> bool {
         self.text("ro").is_some_and(|text| text.trim() == "1")
     }

@@ -7,7 +7,7 @@
 use super::content::read_content;
 use super::protection::{self, PartitionType};
 use super::surroundings::{self, Host, LoopAnswer, Surroundings};
-use super::table::{self, TableEntry};
+use super::table::{self, DiskTable, Extent};
 use super::{identity, in_use};
 use crate::host::loops;
 use crate::host::number::DeviceNumber;
@@ -53,7 +53,7 @@ pub struct Prober {
 #[derive(Debug, Default)]
 struct Cache {
     identities: HashMap<DeviceNumber, (u64, Identity)>,
-    tables: HashMap<DeviceNumber, (u64, Vec<TableEntry>)>,
+    tables: HashMap<DeviceNumber, (u64, DiskTable)>,
     loops: HashMap<DeviceNumber, (u64, LoopAnswer)>,
 }
 
@@ -188,16 +188,11 @@ impl Prober {
         let (identity, protection) = match carrier {
             None => (disk_identity, protection::of_disk(disk, partitions.len(), around)),
             Some(_) => {
-                let partition = node.partition_number().unwrap_or_default();
-                let start = node.start()?;
-                let kind = self.partition_type(disk, diskseq, partition, start, depth);
+                let extent = Extent { number: node.partition_number().unwrap_or_default(), start: node.start()?, size };
+                let (kind, listed) = self.partition_type(disk, diskseq, extent, depth);
                 let uevent = node.uevent();
-                let listed = match &kind {
-                    PartitionType::Known(entry) => entry.as_ref().and_then(|entry| entry.uuid.as_deref()),
-                    _ => None,
-                };
-                let uuid = uevent.partition_uuid().or(listed);
-                let identity = identity::of_partition(&disk_identity, partition, start, uuid);
+                let uuid = uevent.partition_uuid().or(listed.as_deref());
+                let identity = identity::of_partition(&disk_identity, extent.number, extent.start, uuid);
                 (identity, protection::of_partition(disk, &kind, around))
             }
         };
@@ -242,35 +237,37 @@ impl Prober {
         identity
     }
 
-    /// From the disk where that may be opened, else from what was read of it before.
+    /// The partition's type and UUID: from the disk where that may be opened, else from what was read of it before.
     fn partition_type(
         &self,
         disk: &Node,
         diskseq: Option<u64>,
-        partition: u32,
-        start: u64,
+        extent: Extent,
         depth: Depth,
-    ) -> PartitionType {
-        let entry = |table: &[TableEntry]| PartitionType::Known(table::find(table, partition, start).cloned());
+    ) -> (PartitionType, Option<String>) {
+        let listed = |table: &DiskTable| {
+            let protected = table.protected(extent).map(str::to_owned);
+            (PartitionType::Known { protected }, table.uuid(extent).map(str::to_owned))
+        };
         if depth == Depth::Full {
             return match table::read(&self.host.dev, disk) {
                 Ok(read) => {
-                    let kind = entry(&read);
+                    let known = listed(&read);
                     if let Some(diskseq) = diskseq {
                         remember(&mut self.cache().tables, disk.number, diskseq, read);
                     }
-                    kind
+                    known
                 }
-                Err(error) => PartitionType::Unknown { why: chain(&error) },
+                Err(error) => (PartitionType::Unknown { why: chain(&error) }, None),
             };
         }
-        let cache = self.cache();
-        match (cache.tables.get(&disk.number), depth) {
-            (Some((at, table)), _) if Some(*at) == diskseq => entry(table),
-            (_, Depth::Beside) => PartitionType::Unknown {
-                why: format!("{} is not read while another of its partitions has a PersistentVolume", disk.name),
-            },
-            _ => PartitionType::NotAsked,
+        match self.cache().tables.get(&disk.number) {
+            Some((at, table)) if Some(*at) == diskseq => listed(table),
+            _ if depth == Depth::Outside => (PartitionType::NotAsked, None),
+            _ => {
+                let why = format!("{} is not read while another partition of it has a PersistentVolume", disk.name);
+                (PartitionType::Unknown { why }, None)
+            }
         }
     }
 

@@ -1,15 +1,14 @@
 //! Why a device is not ours to take, whatever it holds (SAFETY section 5). Pure: what is known comes in.
 
 use super::surroundings::Surroundings;
-use super::table::TableEntry;
 use crate::host::sysfs::Node;
 use crate::model::device::Protection;
 
 /// What is known of a partition's type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PartitionType {
-    /// The table's entry; `None` when the table does not list the partition.
-    Known(Option<TableEntry>),
+    /// The table was read; the name of a type that is never ours, if it is one.
+    Known { protected: Option<String> },
     /// The table could not be read, or must not be.
     Unknown { why: String },
     /// Nobody asks: the device has a PV, and is looked at from outside.
@@ -25,12 +24,10 @@ pub fn of_disk(disk: &Node, partitions: usize, around: &Surroundings) -> Option<
 
 pub fn of_partition(disk: &Node, kind: &PartitionType, around: &Surroundings) -> Option<Protection> {
     match kind {
-        PartitionType::Known(Some(TableEntry { protected: Some(name), .. })) => {
-            Some(Protection::PartitionType { name: name.clone() })
-        }
+        PartitionType::Known { protected: Some(name) } => Some(Protection::PartitionType { name: name.clone() }),
         // It may be the one that must never be touched.
         PartitionType::Unknown { why } => Some(Protection::PartitionType { name: format!("unknown ({why})") }),
-        PartitionType::Known(_) | PartitionType::NotAsked => system_disk(disk, around),
+        PartitionType::Known { protected: None } | PartitionType::NotAsked => system_disk(disk, around),
     }
 }
 
