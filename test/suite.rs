@@ -1,3 +1,7 @@
 //! Integration tests, one binary: each module is one level of DESIGN section 8.
 
+<<<<<<< HEAD
 mod serve;
+=======
+mod device;
+>>>>>>> host

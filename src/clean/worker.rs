@@ -51,10 +51,20 @@ impl Cleaners {
         checks: Checks,
         sink: impl Fn(CleanEvent) + Send + Sync + 'static,
     ) -> Result<Cleaners, CleanersError> {
+        Cleaners::spawn_with(SILENCE, workers, commands, checks, Arc::new(sink))
+    }
+
+    fn spawn_with(
+        silence: Duration,
+        workers: usize,
+        commands: Receiver<CleanCommand>,
+        checks: Checks,
+        sink: Sink,
+    ) -> Result<Cleaners, CleanersError> {
         let pool = Builder::new()
             .name("clean".to_owned())
             .stack_size(STACK)
-            .spawn(move || Pool::new(workers.max(1), checks, Arc::new(sink)).serve(&commands))
+            .spawn(move || Pool::new(silence, workers.max(1), checks, sink).serve(&commands))
             .map_err(|source| CleanersError::Spawn { source })?;
         Ok(Cleaners { pool })
     }
@@ -75,6 +85,7 @@ struct Running {
 }
 
 struct Pool {
+    silence: Duration,
     workers: usize,
     checks: Checks,
     sink: Sink,
@@ -84,8 +95,8 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(workers: usize, checks: Checks, sink: Sink) -> Pool {
-        Pool { workers, checks, sink, waiting: VecDeque::new(), running: BTreeMap::new(), ended: unbounded() }
+    fn new(silence: Duration, workers: usize, checks: Checks, sink: Sink) -> Pool {
+        Pool { silence, workers, checks, sink, waiting: VecDeque::new(), running: BTreeMap::new(), ended: unbounded() }
     }
 
     fn serve(mut self, commands: &Receiver<CleanCommand>) -> usize {
@@ -167,7 +178,7 @@ impl Pool {
         }
         let mut parked = 0;
         for (id, running) in &mut self.running {
-            if parked < MAX_PARKED && running.shared.silent_for() > SILENCE {
+            if parked < MAX_PARKED && running.shared.silent_for() > self.silence {
                 parked += 1;
                 if !std::mem::replace(&mut running.warned, true) {
                     log::warn!("cleaning {id:?} of {} does not answer; others go on without it", running.place);
@@ -225,5 +236,257 @@ impl Pool {
             log::warn!("the cleaning of {} does not end; its thread is left behind", running.place);
         }
         self.running.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::block::BlockFile;
+    use crate::model::cleaning::{Cleaning, Permission};
+    use crate::model::device::{Content, Evidence, Identity};
+    use std::fs;
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const SIZE: u64 = 1 << 20;
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A pool over regular files, and everything it says.
+    struct Bench {
+        dir: PathBuf,
+        commands: Option<Sender<CleanCommand>>,
+        events: Receiver<CleanEvent>,
+        cleaners: Option<Cleaners>,
+    }
+
+    impl Bench {
+        fn new(name: &str, workers: usize, silence: Duration, checks: Checks) -> Bench {
+            let dir = std::env::temp_dir().join(format!("worker-{}-{name}", std::process::id()));
+            fs::create_dir_all(&dir).unwrap();
+            let (commands, received) = unbounded();
+            let (sink, events) = unbounded();
+            let sink: Sink = Arc::new(move |event| drop(sink.send(event)));
+            let cleaners = Cleaners::spawn_with(silence, workers, received, checks, sink).unwrap();
+            Bench { dir, commands: Some(commands), events, cleaners: Some(cleaners) }
+        }
+
+        fn tell(&self, command: CleanCommand) {
+            self.commands.as_ref().unwrap().send(command).unwrap();
+        }
+
+        /// Starts a cleaning of the file `name`, which is made if it is not there.
+        fn start(&self, id: u64, name: &str) -> PathBuf {
+            let path = self.dir.join(name);
+            if !path.exists() {
+                fs::write(&path, vec![7; SIZE as usize]).unwrap();
+            }
+            let place = BlockFile::open_read(&path).unwrap().place();
+            let evidence =
+                Evidence { boot_id: String::new(), place, diskseq: None, size: SIZE, identity: Identity::default() };
+            self.tell(CleanCommand::Start(CleanJob {
+                id: JobId(id),
+                path: path.clone(),
+                evidence,
+                permission: Permission::Release,
+                cleaning: Cleaning::Quick,
+                resume_at: 0,
+            }));
+            path
+        }
+
+        fn next(&self) -> CleanEvent {
+            self.events.recv_timeout(LONG).unwrap()
+        }
+
+        fn armed(&self) -> u64 {
+            match self.next() {
+                CleanEvent::Armed { id } => id.0,
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn ended(&self) -> (u64, CleanResult) {
+            match self.next() {
+                CleanEvent::Ended { id, result } => (id.0, result),
+                other => panic!("{other:?}"),
+            }
+        }
+
+        fn quiet(&self) -> bool {
+            self.events.recv_timeout(Duration::from_millis(100)).is_err()
+        }
+
+        fn cleaned(&self, id: u64) {
+            self.tell(CleanCommand::Proceed(JobId(id)));
+            let (ended, result) = self.ended();
+            assert!(ended == id && matches!(result, CleanResult::Cleaned { bytes: SIZE, .. }), "{result:?}");
+        }
+
+        fn shut(&mut self) -> usize {
+            self.commands = None;
+            let start = Instant::now();
+            let left = self.cleaners.take().unwrap().join();
+            assert!(start.elapsed() < Duration::from_secs(2));
+            left
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+
+    fn trusting() -> Checks {
+        Checks { verify: Arc::new(|_, _, _| Ok(())), content: Arc::new(|_, _, _| Content::Blank) }
+    }
+
+    fn is_zero(path: &PathBuf) -> bool {
+        fs::read(path).unwrap().iter().all(|byte| *byte == 0)
+    }
+
+    #[test]
+    fn nothing_is_written_before_proceed_and_all_of_it_after() {
+        let bench = Bench::new("proceed", 1, SILENCE, trusting());
+        let path = bench.start(1, "a");
+        assert_eq!(bench.armed(), 1);
+        assert!(bench.quiet());
+        assert_eq!(fs::read(&path).unwrap(), vec![7; SIZE as usize]);
+        bench.cleaned(1);
+        assert!(is_zero(&path));
+    }
+
+    #[test]
+    fn no_more_than_so_many_run_and_the_others_come_in_order() {
+        let bench = Bench::new("order", 2, SILENCE, trusting());
+        for id in 1..=4 {
+            bench.start(id, &id.to_string());
+        }
+        let mut first = [bench.armed(), bench.armed()];
+        first.sort_unstable();
+        assert_eq!(first, [1, 2]);
+        assert!(bench.quiet());
+        bench.cleaned(2);
+        assert_eq!(bench.armed(), 3);
+        bench.tell(CleanCommand::LetGo(JobId(1), "bound".to_owned()));
+        assert_eq!(bench.ended(), (1, CleanResult::Stale { why: "bound".to_owned() }));
+        assert_eq!(bench.armed(), 4);
+    }
+
+    #[test]
+    fn one_place_is_cleaned_by_one_job_at_a_time_whatever_the_paths() {
+        let bench = Bench::new("place", 4, SILENCE, trusting());
+        bench.start(1, "a");
+        std::os::unix::fs::symlink("a", bench.dir.join("b")).unwrap();
+        fs::hard_link(bench.dir.join("a"), bench.dir.join("c")).unwrap();
+        assert_eq!(bench.armed(), 1);
+        bench.start(2, "b");
+        bench.start(3, "c");
+        bench.start(4, "other");
+        assert_eq!(bench.armed(), 4, "another device is not held up");
+        assert!(bench.quiet());
+        bench.cleaned(1);
+        assert_eq!(bench.armed(), 2);
+        assert!(bench.quiet());
+        bench.cleaned(2);
+        assert_eq!(bench.armed(), 3);
+    }
+
+    #[test]
+    fn a_job_ends_as_told_wherever_it_is_and_writes_nothing() {
+        let bench = Bench::new("cancel", 1, SILENCE, trusting());
+        let a = bench.start(1, "a");
+        bench.start(2, "b");
+        bench.start(3, "c");
+        assert_eq!(bench.armed(), 1);
+        bench.tell(CleanCommand::Proceed(JobId(2)));
+        bench.tell(CleanCommand::Cancel(JobId(2)));
+        assert_eq!(bench.ended(), (2, CleanResult::Cancelled { done: 0 }));
+        bench.tell(CleanCommand::LetGo(JobId(3), "why".to_owned()));
+        assert_eq!(bench.ended(), (3, CleanResult::Stale { why: "why".to_owned() }));
+        bench.tell(CleanCommand::Cancel(JobId(1)));
+        assert_eq!(bench.ended(), (1, CleanResult::Cancelled { done: 0 }));
+        bench.tell(CleanCommand::Proceed(JobId(1)));
+        bench.tell(CleanCommand::Proceed(JobId(77)));
+        assert!(bench.quiet());
+        assert!(!is_zero(&a));
+    }
+
+    #[test]
+    fn a_proceed_that_came_too_early_starts_nothing() {
+        let bench = Bench::new("early", 1, SILENCE, trusting());
+        bench.start(1, "a");
+        bench.start(2, "b");
+        bench.tell(CleanCommand::Proceed(JobId(2)));
+        assert_eq!(bench.armed(), 1);
+        bench.cleaned(1);
+        assert_eq!(bench.armed(), 2);
+        assert!(bench.quiet());
+    }
+
+    #[test]
+    fn the_end_of_the_commands_ends_everything() {
+        let mut bench = Bench::new("end", 1, SILENCE, trusting());
+        bench.start(1, "a");
+        bench.start(2, "b");
+        assert_eq!(bench.armed(), 1);
+        assert_eq!(bench.shut(), 0);
+        let mut ended = [bench.ended(), bench.ended()];
+        ended.sort_by_key(|(id, _)| *id);
+        assert_eq!(ended, [1, 2].map(|id| (id, CleanResult::Cancelled { done: 0 })));
+    }
+
+    /// Checks that hang at the device named "hung", as a call into the kernel would.
+    fn hanging() -> Checks {
+        let verify = |_: &Evidence, path: &std::path::Path, _: &BlockFile| {
+            if path.ends_with("hung") {
+                std::thread::sleep(LONG);
+            }
+            Ok(())
+        };
+        Checks { verify: Arc::new(verify), ..trusting() }
+    }
+
+    #[test]
+    fn a_device_that_hangs_is_parked_and_left_behind_at_the_end() {
+        let mut bench = Bench::new("hung", 1, Duration::from_millis(50), hanging());
+        bench.start(1, "hung");
+        bench.start(2, "a");
+        assert_eq!(bench.armed(), 2, "goes on beside the parked one");
+        bench.cleaned(2);
+        // The parked one still has its place.
+        bench.start(3, "hung");
+        assert!(bench.quiet());
+        assert_eq!(bench.shut(), 1);
+    }
+
+    #[test]
+    fn waiting_for_the_answer_is_not_hanging() {
+        let bench = Bench::new("armed", 1, Duration::from_millis(10), trusting());
+        bench.start(1, "a");
+        bench.start(2, "b");
+        assert_eq!(bench.armed(), 1);
+        std::thread::sleep(TICK + Duration::from_millis(200));
+        assert!(bench.quiet());
+    }
+
+    #[test]
+    fn what_is_seen_after_the_last_byte_makes_it_a_failure() {
+        for end in [
+            CleanResult::InUse { why: crate::model::device::InUse::Loop { name: "loop7".to_owned() } },
+            CleanResult::Stale { why: "another device".to_owned() },
+        ] {
+            let calls = AtomicUsize::new(0);
+            let verify = move |_: &Evidence, _: &std::path::Path, _: &BlockFile| {
+                if calls.fetch_add(1, Ordering::Relaxed) == 2 { Err(end.clone()) } else { Ok(()) }
+            };
+            let bench = Bench::new("after", 1, SILENCE, Checks { verify: Arc::new(verify), ..trusting() });
+            bench.start(1, "a");
+            assert_eq!(bench.armed(), 1);
+            bench.tell(CleanCommand::Proceed(JobId(1)));
+            let (_, result) = bench.ended();
+            assert!(matches!(result, CleanResult::Failed { .. }), "{result:?}");
+        }
     }
 }

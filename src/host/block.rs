@@ -358,3 +358,118 @@ fn is_missing(error: &io::Error) -> bool {
         Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::ENOSYS | libc::EINVAL | libc::EREMOTEIO | libc::EPERM)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::buffer::is_zero;
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
+    /// A directory that is gone with the value.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(name: &str) -> Dir {
+            let path = std::env::temp_dir().join(format!("block-{}-{name}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Dir(path)
+        }
+
+        fn file(&self, bytes: &[u8]) -> PathBuf {
+            let path = self.0.join("file");
+            fs::write(&path, bytes).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn what_is_no_device_is_refused_at_once_and_named() {
+        let dir = Dir::new("kinds");
+        let fifo = dir.0.join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let socket = dir.0.join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let to_fifo = dir.0.join("link");
+        symlink(&fifo, &to_fifo).unwrap();
+        let dangling = dir.0.join("dangling");
+        symlink("nowhere", &dangling).unwrap();
+        for open in [BlockFile::open_read, BlockFile::open_exclusive] {
+            let what = |path: &Path| match open(path) {
+                Err(BlockError::NotADevice { what }) => what,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(what(&fifo), "a FIFO");
+            assert_eq!(what(&to_fifo), "a FIFO");
+            assert_eq!(what(&socket), "a socket");
+            assert_eq!(what(&dir.0), "a directory");
+            assert_eq!(what(Path::new("/dev/null")), "a character device");
+            assert!(matches!(open(&dangling), Err(BlockError::Gone)));
+            assert!(matches!(open(&dangling.join("below")), Err(BlockError::Gone)));
+        }
+    }
+
+    #[test]
+    fn an_open_file_stays_the_same_when_its_path_leads_elsewhere() {
+        let dir = Dir::new("path");
+        let path = dir.file(&[7; 8192]);
+        let file = BlockFile::open_exclusive(&path).unwrap();
+        let place = file.place();
+        fs::rename(&path, dir.0.join("away")).unwrap();
+        fs::write(&path, [9; 100]).unwrap();
+        assert_eq!((file.place(), file.size().unwrap()), (place, 8192));
+        file.zero(0, 8192).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [9; 100]);
+        assert!(is_zero(&fs::read(dir.0.join("away")).unwrap()));
+    }
+
+    #[test]
+    fn each_way_makes_exactly_the_range_zero_and_keeps_the_length() {
+        let dir = Dir::new("ways");
+        for len in [65536, 65536 + 513, 100] {
+            for way in Way::ALL {
+                let path = dir.file(&vec![7; len]);
+                let file = BlockFile::open_exclusive(&path).unwrap();
+                let from = if len > 65536 { 32768 } else { 0 };
+                match file.zero_by(way, from as u64, (len - from) as u64) {
+                    // A file has no ioctls, and not every filesystem has every kind of fallocate.
+                    Err(BlockError::Zero { source, .. }) if way != Way::Write => assert!(is_missing(&source)),
+                    result => {
+                        result.unwrap();
+                        file.flush().unwrap();
+                        let bytes = fs::read(&path).unwrap();
+                        assert_eq!(bytes.len(), len);
+                        assert!(bytes[..from].iter().all(|b| *b == 7) && is_zero(&bytes[from..]), "{way:?} {len}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn plain_writes_stop_at_the_end_although_the_range_does_not() {
+        let dir = Dir::new("end");
+        let path = dir.file(&[7; 10_000]);
+        let file = BlockFile::open_exclusive(&path).unwrap();
+        file.zero_by(Way::Write, 0, 1 << 20).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), [0; 10_000]);
+    }
+
+    #[test]
+    fn ranges_are_read_as_they_are_and_end_with_the_device() {
+        let dir = Dir::new("read");
+        let bytes: Vec<u8> = (0..10_000u32).map(|i| (i / 7) as u8).collect();
+        let file = BlockFile::open_read(&dir.file(&bytes)).unwrap();
+        for (offset, len) in [(0, 1), (0, 10_000), (5000, 100), (4095, 2), (9_999, 1)] {
+            assert_eq!(file.read_range(offset as u64, len).unwrap(), bytes[offset..offset + len]);
+        }
+        assert_eq!(file.read_range(9_990, 100).unwrap(), bytes[9_990..]);
+        assert!(file.read_range(20_000, 10).unwrap().is_empty());
+    }
+}

@@ -130,6 +130,11 @@ impl Node {
         self.text("diskseq")?.trim().parse().ok()
     }
 
+    /// Bytes of a sector of the device's own.
+    pub fn logical_block(&self) -> u64 {
+        self.text("queue/logical_block_size").and_then(|text| text.trim().parse().ok()).unwrap_or(SECTOR)
+    }
+
     pub fn is_read_only(&self) -> bool {
         self.text("ro").is_some_and(|text| text.trim() == "1")
     }
@@ -155,8 +160,9 @@ impl Node {
         }
         let dir = self.dir.join("..");
         let number = attribute(&dir, "dev").as_deref().and_then(DeviceNumber::parse);
-        let target = fs::canonicalize(&dir).ok();
-        match (number, target.as_deref().and_then(Path::file_name)) {
+        // The partition's directory lies in its disk's.
+        let link = fs::read_link(&self.dir).unwrap_or_else(|_| self.dir.clone());
+        match (number, link.parent().and_then(Path::file_name)) {
             (Some(number), Some(name)) => Ok(Some(Node { number, name: kernel_name(name), dir })),
             _ => Err(SysfsError::ReadNumber { path: dir.join("dev") }),
         }

@@ -6,6 +6,7 @@ pub mod device;
 pub mod duration;
 pub mod memory;
 pub mod names;
+pub mod partition_table;
 pub mod quantity;
 pub mod ranges;
 pub mod scan;

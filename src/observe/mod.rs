@@ -1,6 +1,15 @@
-//! Looks at the node's devices and at the cluster, and says what it sees; never writes.
+//! Looks at the node's devices and says what it sees; never writes.
 
-pub mod cluster;
 pub mod content;
 pub mod discover;
+pub mod evidence;
+pub mod hotplug;
+pub mod identity;
+pub mod in_use;
+pub mod pool;
+pub mod probe;
+pub mod protection;
+pub mod scanner;
+pub mod surroundings;
+pub mod table;
 pub mod trust;

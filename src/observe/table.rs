@@ -1,0 +1,69 @@
+//! The partition table of a disk, for the types and UUIDs of its partitions: read from the disk read-only and not
+//! exclusively, and only when the caller allows it. Parsing is `model::partition_table`'s.
+
+use crate::host::block::{BlockError, BlockFile};
+use crate::host::sysfs::Node;
+use crate::model::device::Place;
+use crate::model::partition_table::{self, Entry};
+use std::cell::RefCell;
+use std::path::Path;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error("the disk {name} cannot be read")]
+    Read { name: String, source: BlockError },
+    #[error("the node of the disk {name} is another device")]
+    OtherNode { name: String },
+}
+
+/// What was read of a disk; no entries where it has no table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DiskTable(Vec<Entry>);
+
+/// A partition as the kernel has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub number: u32,
+    /// Bytes.
+    pub start: u64,
+    pub size: u64,
+}
+
+impl DiskTable {
+    /// The UUID that stands beside this very partition: the kernel's partitions may be older than the table.
+    pub fn uuid(&self, partition: Extent) -> Option<&str> {
+        let listed = |entry: &&Entry| entry.index == partition.number && entry.start == partition.start;
+        self.0.iter().find(listed).map(|entry| entry.uuid.as_str())
+    }
+
+    /// The name of a type that is never ours, of whatever the table has where the partition is.
+    pub fn protected(&self, partition: Extent) -> Option<&str> {
+        let end = partition.start.saturating_add(partition.size);
+        let overlaps = |entry: &&Entry| entry.start < end && partition.start < entry.start.saturating_add(entry.size);
+        self.0.iter().filter(overlaps).find_map(|entry| entry.protected.as_deref())
+    }
+}
+
+impl From<Vec<Entry>> for DiskTable {
+    fn from(entries: Vec<Entry>) -> DiskTable {
+        DiskTable(entries)
+    }
+}
+
+pub fn read(dev: &Path, disk: &Node) -> Result<DiskTable, TableError> {
+    let failed = |source| TableError::Read { name: disk.name.clone(), source };
+    let file = BlockFile::open_read(&dev.join(&disk.name)).map_err(failed)?;
+    if file.place() != Place::from(disk.number) {
+        return Err(TableError::OtherNode { name: disk.name.clone() });
+    }
+    let size = file.size().map_err(failed)?;
+    let trouble = RefCell::new(None);
+    let read = |offset, len| file.read_range(offset, len).map_err(|error| trouble.replace(Some(error))).ok();
+    let table = partition_table::parse(size, disk.logical_block(), &read);
+    match (table, trouble.into_inner()) {
+        (Some(table), _) => Ok(DiskTable(table.entries)),
+        (None, None) => Ok(DiskTable::default()),
+        // What could not be read may be the table.
+        (None, Some(error)) => Err(failed(error)),
+    }
+}

@@ -1,0 +1,5 @@
+//! The level 'device': real loop devices, mounts and tools of the machine. Needs root for most of it.
+
+mod clean;
+mod loops;
+mod signature;
