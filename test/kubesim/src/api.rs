@@ -8,7 +8,7 @@ use crate::hub::Hub;
 use crate::list::{self, Selection};
 use crate::object::{self, Object, strings};
 use crate::registry::{self, Deleted, Options, PatchType, Target};
-use crate::resources::{Id, RESOURCES};
+use crate::resources::{Id, RESOURCES, group_versions};
 use crate::route::RequestInfo;
 use crate::status::{ApiError, FieldError};
 use crate::watch::{self, Watch};
@@ -32,6 +32,19 @@ pub fn failure(error: &ApiError) -> Response {
     response
 }
 
+/// An answer of the server's outer filters, which know no `Status`.
+pub fn plain(status: u16, text: &str) -> Response {
+    Response {
+        status,
+        headers: vec![("Content-Type", "text/plain; charset=utf-8".to_owned())],
+        body: format!("{text}\n").into_bytes(),
+    }
+}
+
+fn no_such_page() -> Response {
+    plain(404, "404 page not found")
+}
+
 /// Answers a request.
 pub fn answer(hub: &Hub, request: &Request, info: &RequestInfo) -> Answer {
     serve(hub, request, info).unwrap_or_else(|e| Answer::Full(failure(&e)))
@@ -51,7 +64,11 @@ fn serve(hub: &Hub, request: &Request, info: &RequestInfo) -> Result<Answer, Api
         return Err(ApiError::too_large());
     }
     if info.resource.is_empty() {
-        return discovery::answer(&request.method, &request.path).map(Answer::Full).ok_or_else(ApiError::no_such_path);
+        let known = discovery::answer(&request.method, &request.path, request.header("accept"));
+        return Ok(Answer::Full(known.unwrap_or_else(no_such_page)));
+    }
+    if !group_versions().contains(&(info.group.as_str(), info.version.as_str())) {
+        return Ok(Answer::Full(no_such_page()));
     }
     let id = info.id.filter(|_| info.scope_fits()).ok_or_else(ApiError::no_such_path)?;
     let row = &RESOURCES[id];
@@ -123,7 +140,7 @@ fn await_version(hub: &Hub, wanted: u64) -> Result<(), ApiError> {
     while store.rv() < wanted {
         let left = deadline.saturating_duration_since(std::time::Instant::now());
         if left.is_zero() || hub.is_stopping() {
-            return Err(ApiError::resource_version_too_large(wanted, store.rv()));
+            return Err(ApiError::resource_version_too_large(wanted, store.rv(), Some(1)));
         }
         store = hub.wait(store, left);
     }
@@ -140,7 +157,9 @@ fn get(hub: &Hub, request: &Request, target: &Target) -> Result<Answer, ApiError
 
 fn list(hub: &Hub, request: &Request, id: Id, namespace: &str) -> Result<Answer, ApiError> {
     let selection = Selection::parse(id, namespace, request)?;
-    await_version(hub, list::parse_version(request.param("resourceVersion"))?)?;
+    if let Ok(wanted) = list::parse_version(request.param("resourceVersion")) {
+        await_version(hub, wanted)?;
+    }
     let page = list::list(&hub.store(), &selection, request)?;
     let as_table = table::wanted(request.header("accept"));
     let body = if as_table { table::of_page(id, &page) } else { page.render(id) };

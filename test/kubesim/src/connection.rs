@@ -52,7 +52,6 @@ fn planned_status(hub: &Hub, action: &Action, info: &RequestInfo) -> Option<ApiE
     Some(match action {
         Action::Status(error) => error.clone(),
         Action::Gone => ApiError::expired("The resourceVersion for the provided list is too old."),
-        Action::TooManyRequests { retry_after } => ApiError::too_many_requests(*retry_after),
         Action::InternalError => ApiError::internal("etcdserver: leader changed"),
         Action::Unavailable => ApiError::unavailable(),
         Action::Unauthorized => ApiError::unauthorized(),
@@ -62,7 +61,7 @@ fn planned_status(hub: &Hub, action: &Action, info: &RequestInfo) -> Option<ApiE
         },
         Action::ResourceVersionTooLarge => {
             let current = hub.store().rv();
-            ApiError::resource_version_too_large(current + 1000, current)
+            ApiError::resource_version_too_large(current + 1000, current, Some(1))
         }
         _ => return None,
     })
@@ -90,6 +89,12 @@ fn exchange(hub: &Hub, socket: &TcpStream, request: &Request, info: &RequestInfo
         return send(hub, socket, request, api::failure(&error), number);
     }
     match action {
+        Some(Action::TooManyRequests { retry_after }) => {
+            // From priority and fairness, before any handler: no Status.
+            let mut response = api::plain(429, "Too many requests, please try again later.");
+            response.headers.push(("Retry-After", retry_after.to_string()));
+            return send(hub, socket, request, response, number);
+        }
         Some(Action::CutBeforeAnswer) => return Ok(false),
         Some(Action::Stall) => {
             watch::stall(hub, socket);

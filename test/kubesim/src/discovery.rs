@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use crate::http::Response;
 use crate::resources::{self, RESOURCES, Resource};
 
+/// The version whose behaviour this server means to have.
+const VERSION: &str = "v1.36.0-kubesim";
+
 fn group_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
@@ -91,13 +94,30 @@ fn openapi(group: &str, version: &str) -> Value {
         );
     }
     json!({
-        "openapi": "3.0.0", "info": { "title": "Kubernetes", "version": "v1.36.0" },
+        "openapi": "3.0.0", "info": { "title": "Kubernetes", "version": VERSION },
         "paths": paths, "components": { "schemas": schemas },
     })
 }
 
+/// OpenAPI v2 without definitions, as JSON or as the protobuf that kubectl insists on: `swagger` (field 1) and
+/// `info` (field 2) with title and version. With no schema to look at, kubectl leaves validation to the server.
+fn openapi_v2(accept: &str) -> Response {
+    if !accept.contains("protobuf") {
+        let info = json!({ "title": "Kubernetes", "version": VERSION });
+        return Response::json(
+            200,
+            json!({ "swagger": "2.0", "info": info, "paths": {}, "definitions": {} }).to_string(),
+        );
+    }
+    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, bytes.len() as u8], bytes].concat();
+    let info = [field(1, b"Kubernetes"), field(2, VERSION.as_bytes())].concat();
+    let mut response = Response::json(200, [field(1, b"2.0"), field(2, &info)].concat());
+    response.headers = vec![("Content-Type", "application/com.github.proto-openapi.spec.v2.v1.0+protobuf".to_owned())];
+    response
+}
+
 /// The answer for a path outside the resources; `None` is a 404.
-pub fn answer(method: &str, path: &str) -> Option<Response> {
+pub fn answer(method: &str, path: &str, accept: &str) -> Option<Response> {
     if !matches!(method, "GET" | "HEAD") {
         return None;
     }
@@ -113,7 +133,7 @@ pub fn answer(method: &str, path: &str) -> Option<Response> {
             return Some(ok);
         }
         ["version"] => json!({
-            "major": "1", "minor": "36", "gitVersion": "v1.36.0-kubesim", "gitCommit": "0", "gitTreeState": "clean",
+            "major": "1", "minor": "36", "gitVersion": VERSION, "gitCommit": "0", "gitTreeState": "clean",
             "buildDate": "2026-01-01T00:00:00Z", "goVersion": "go1.26", "compiler": "gc", "platform": "linux/amd64",
         }),
         ["api"] => json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] }),
@@ -121,6 +141,7 @@ pub fn answer(method: &str, path: &str) -> Option<Response> {
         ["api", version] => resource_list("", version)?,
         ["apis", g] => known(g).filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v))?,
         ["apis", g, version] => resource_list(g, version)?,
+        ["openapi", "v2"] => return Some(openapi_v2(accept)),
         ["openapi", "v3"] => openapi_index(),
         ["openapi", "v3", "api", version] => openapi("", version),
         ["openapi", "v3", "apis", g, version] => openapi(g, version),

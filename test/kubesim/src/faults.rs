@@ -14,7 +14,7 @@ pub enum Action {
     Status(ApiError),
     /// 410 `Expired` as the HTTP status.
     Gone,
-    /// 429 with `Retry-After` in seconds.
+    /// 429 with `Retry-After` in seconds and, as from priority and fairness, a body that is plain text.
     TooManyRequests {
         retry_after: u32,
     },

@@ -71,18 +71,14 @@ pub struct Page {
     pub remaining: Option<usize>,
 }
 
-/// A revision as clients send it: none for "" and "0" alike, told apart by the caller.
+/// A revision as clients send it: 0 for "" and "0" alike. GET and WATCH let the error through as a bare 500.
 pub fn parse_version(text: &str) -> Result<u64, ApiError> {
     if text.is_empty() {
         return Ok(0);
     }
     text.parse().map_err(|_| {
-        let wrong = FieldError::invalid(
-            "resourceVersion",
-            text,
-            format!("strconv.ParseUint: parsing {}: invalid syntax", quote(text)),
-        );
-        ApiError::invalid("", "", "", &[wrong])
+        let why = format!("strconv.ParseUint: parsing {}: invalid syntax", quote(text));
+        ApiError::new(500, "", format!("resourceVersion: Invalid value: {}: {why}", quote(text)))
     })
 }
 
@@ -101,7 +97,7 @@ fn encode_token(rv: i64, start: &str) -> String {
 }
 
 fn decode_token(token: &str) -> Result<(i64, String), ApiError> {
-    let bad = || ApiError::bad_request("continue key is not valid");
+    let bad = || ApiError::bad_request("invalid continue token: continue key is not valid");
     let mut bytes = Vec::new();
     let (mut n, mut bits) = (0u32, 0);
     for c in token.trim_end_matches('=').bytes() {
@@ -158,7 +154,8 @@ pub fn list(store: &Store, selection: &Selection, request: &Request) -> Result<P
     };
     let version = request.param("resourceVersion");
     let token = request.param("continue");
-    let wanted = parse_version(version)?;
+    let wanted = parse_version(version)
+        .map_err(|e| ApiError::bad_request(format!("invalid resource version: {e}", e = e.message)))?;
     if !token.is_empty() {
         if wanted != 0 {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
@@ -168,7 +165,7 @@ pub fn list(store: &Store, selection: &Selection, request: &Request) -> Result<P
         return at(store, selection, rv, &start, limit, true);
     }
     if wanted > store.rv() {
-        return Err(ApiError::resource_version_too_large(wanted, store.rv()));
+        return Err(ApiError::resource_version_too_large(wanted, store.rv(), Some(1)));
     }
     let exact = match request.param("resourceVersionMatch") {
         "Exact" => true,
@@ -189,7 +186,7 @@ fn at(
     paging: bool,
 ) -> Result<Page, ApiError> {
     if rv > store.rv() {
-        return Err(ApiError::resource_version_too_large(rv, store.rv()));
+        return Err(ApiError::resource_version_too_large(rv, store.rv(), None));
     }
     if rv < store.compacted() {
         if !paging {
@@ -318,7 +315,7 @@ mod tests {
         assert_eq!(count(&[("resourceVersion", &then)]), Ok(4));
         assert_eq!(count(&[("resourceVersion", &then), ("resourceVersionMatch", "Exact")]), Ok(5));
         assert_eq!(count(&[("resourceVersion", "99999")]).unwrap_err().code, 504);
-        assert_eq!(count(&[("resourceVersion", "x")]).unwrap_err().code, 422);
+        assert_eq!(count(&[("resourceVersion", "x")]).unwrap_err().code, 400);
         assert_eq!(count(&[("resourceVersionMatch", "Exact")]).unwrap_err().code, 422);
         assert_eq!(count(&[("resourceVersion", "1"), ("resourceVersionMatch", "Exact")]).unwrap_err().code, 410);
         assert_eq!(count(&[("continue", "??")]).unwrap_err().code, 400);

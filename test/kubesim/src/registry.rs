@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::object::{self, Object, finalizers, metadata_mut, text};
 use crate::resources::{Id, NAMESPACES, PERSISTENT_VOLUMES, PODS, RESOURCES, Resource};
-use crate::status::{ApiError, FieldError};
+use crate::status::{ApiError, FieldError, quote};
 use crate::store::Store;
 use crate::{clock, defaults, patch, schema, validate};
 
@@ -255,9 +255,9 @@ fn write(
         given => match given.parse::<u64>() {
             Ok(rv) if rv == old.rv => {}
             Ok(_) => return Err(ApiError::stale(row, &target.name)),
-            Err(e) => {
-                let wrong = FieldError::invalid("metadata.resourceVersion", given, e.to_string());
-                return Err(ApiError::invalid("", "", "", &[wrong]));
+            Err(_) => {
+                let why = format!("strconv.ParseUint: parsing {}: invalid syntax", quote(given));
+                return Err(ApiError::new(500, "", why));
             }
         },
     }

@@ -75,7 +75,7 @@ impl ApiError {
             .with_details(details(r, name))
     }
 
-    /// A path that no handler serves.
+    /// A path below a known group and version that no handler serves.
     pub fn no_such_path() -> Self {
         Self::new(404, "NotFound", "the server could not find the requested resource").with_details(json!({}))
     }
@@ -175,11 +175,6 @@ impl ApiError {
         Self::new(413, "RequestEntityTooLarge", "Request entity too large: limit is 3145728")
     }
 
-    pub fn too_many_requests(retry_after: u32) -> Self {
-        Self::new(429, "TooManyRequests", "Too many requests, please try again later.")
-            .with_details(json!({ "retryAfterSeconds": retry_after }))
-    }
-
     pub fn internal(message: &str) -> Self {
         Self::new(500, "InternalError", format!("Internal error occurred: {message}"))
             .with_details(json!({ "causes": [{ "message": message }] }))
@@ -189,13 +184,15 @@ impl ApiError {
         Self::new(503, "ServiceUnavailable", "the server is currently unable to handle the request")
     }
 
-    /// A minimum resourceVersion that this server has not reached.
-    pub fn resource_version_too_large(wanted: u64, current: u64) -> Self {
+    /// A resourceVersion that this server has not reached; the watch cache says when to come again, etcd does not.
+    pub fn resource_version_too_large(wanted: u64, current: u64, retry_after: Option<u32>) -> Self {
+        let mut details =
+            json!({ "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }] });
+        if let Some(seconds) = retry_after {
+            details["retryAfterSeconds"] = json!(seconds);
+        }
         Self::new(504, "Timeout", format!("Timeout: Too large resource version: {wanted}, current: {current}"))
-            .with_details(json!({
-                "causes": [{ "reason": "ResourceVersionTooLarge", "message": "Too large resource version" }],
-                "retryAfterSeconds": 1,
-            }))
+            .with_details(details)
     }
 
     /// 422 with one cause per field error; the message folds equal errors as `utilerrors.Aggregate` does.

@@ -14,11 +14,8 @@ const NAME_AND_AGE: &[Column] = &[("Name", "string", 0), ("Age", "string", 0)];
 
 /// Whether the client asks for a Table before anything else.
 pub fn wanted(accept: &str) -> bool {
-    accept.split(',').next().is_some_and(|first| {
-        let mut parts = first.split(';').map(str::trim);
-        parts.next() == Some("application/json") && parts.any(|p| p == "as=Table") && first.contains("v=v1;")
-            || first.contains("as=Table") && first.trim().ends_with("v=v1")
-    })
+    let parts: Vec<&str> = accept.split(',').next().unwrap_or("").split(';').map(str::trim).collect();
+    ["application/json", "as=Table", "v=v1"].iter().all(|wanted| parts.contains(wanted))
 }
 
 fn columns(resource: Id) -> &'static [Column] {

@@ -230,7 +230,6 @@ fn inject(hub: &Hub, fault: WatchFault, socket: &TcpStream, stream: &mut Stream<
         }
         WatchFault::Garbage => {
             stream.line("\u{7f}ELF not a watch event {{{")?;
-            stream.sent += 1;
             Ok(Next::On)
         }
         WatchFault::CutMidLine => {

@@ -37,9 +37,8 @@ pub fn run(hub: &Hub) {
             collector.note(change);
         }
         if changes.is_empty() {
-            let idle =
-                !(settings.binder && binder.has_work()) && !(settings.garbage_collection && collector.has_work());
-            if idle {
+            let busy = settings.binder && binder.has_work() || settings.garbage_collection && collector.has_work();
+            if !busy {
                 drop(hub.wait(store, RESYNC));
                 continue;
             }

@@ -261,14 +261,19 @@ pub fn claim(body: &Value) -> Vec<FieldError> {
 pub fn claim_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let (mut after, mut before) = (new["spec"].clone(), old["spec"].clone());
+    let adopt = |to: &mut Value, from: &Value, field: &str| {
+        if let Some(value) = from.get(field) {
+            to[field] = value.clone();
+        }
+    };
     if text(old, "/spec/volumeName").is_empty() {
-        before["volumeName"] = after["volumeName"].clone();
+        adopt(&mut before, &after, "volumeName");
     }
     if text(new, "/status/phase") == "Bound" {
         after["resources"]["requests"]["storage"] = before["resources"]["requests"]["storage"].clone();
     }
-    if before["storageClassName"].is_null() && text(old, "/spec/volumeName").is_empty() {
-        before["storageClassName"] = after["storageClassName"].clone();
+    if before.get("storageClassName").is_none() {
+        adopt(&mut before, &after, "storageClassName");
     }
     if before != after {
         errors.push(FieldError::forbidden(
