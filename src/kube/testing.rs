@@ -1,6 +1,5 @@
 //! For the tests of this room: certificates made on the spot, a folder that goes away, a server that does as it is told.
 
-use super::objects::Status;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -218,12 +217,4 @@ pub(crate) fn chunked_head(wire: &mut dyn Wire) {
 
 pub(crate) fn chunk(wire: &mut dyn Wire, bytes: &str) -> bool {
     wire.write_all(format!("{:x}\r\n{bytes}\r\n", bytes.len()).as_bytes()).is_ok() && wire.flush().is_ok()
-}
-
-/// As the API server writes a failure about `name`.
-pub(crate) fn failure(status: &Status) -> String {
-    serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": status.message,
-        "reason": status.reason, "code": status.code,
-        "details": {"name": status.details.name, "kind": status.details.kind}})
-    .to_string()
 }

@@ -282,6 +282,9 @@ impl Client {
         request: &Request,
         authorization: Option<&auth::Header>,
     ) -> Result<(ureq::http::response::Parts, ureq::Body), ApiError> {
+        if self.stopped.load(Ordering::SeqCst) {
+            return Err(ApiError::ShutDown { request: request.to_string(), unsent: true });
+        }
         let mut builder = ureq::http::Request::builder()
             .method(request.verb.method())
             .uri(format!("{}{}", self.shared.server, request.target()))
@@ -338,7 +341,7 @@ impl Client {
             ureq::Error::LargeResponseHeader(..) => ApiError::TooLarge { request, limit: HEADERS_MAX },
             ureq::Error::HostNotFound => {
                 let source = format!("host {} has no address", self.shared.address.0).into();
-                ApiError::Connection { request, unsent: true, source }
+                ApiError::Connection { request, unsent, source }
             }
             ureq::Error::Io(e) => ApiError::Connection { request, unsent, source: e.into() },
             other => ApiError::Connection { request, unsent, source: other.into() },
