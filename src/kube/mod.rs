@@ -8,3 +8,6 @@ pub mod error;
 pub mod objects;
 pub mod request;
 pub mod watch;
+
+#[cfg(test)]
+pub(crate) mod testing;

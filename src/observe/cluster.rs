@@ -11,7 +11,8 @@ use std::marker::PhantomData;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// A TLS handshake needs most; see the measurement in the tests below. Only what is touched costs memory.
+/// Measured: a debug build needs between 96 and 128 KiB for a handshake with client certificate or the deepest JSON (a
+/// test does both), a release build less. Twice that; only the pages that are touched cost memory.
 const STACK_SIZE: usize = 256 * 1024;
 
 /// Starts watchers.
@@ -178,4 +179,4 @@ impl<T: Object> Run<T> {
 }
 
 #[cfg(test)]
-mod tests {}
+mod tests;

@@ -24,7 +24,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
-use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER};
+use ureq::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderName, Response};
 use ureq::{Agent, Timeout};
 
@@ -54,6 +54,20 @@ const OUTPUT_BUFFER: usize = 2 * 1024;
 const IDLE_CONNECTIONS: usize = 2;
 /// Shorter than any load balancer's own idle limit that is in use (AWS: 60 s by default).
 const IDLE_AGE: Duration = Duration::from_secs(50);
+
+/// How long the server is waited for. The defaults are what the agent uses; tests are less patient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    pub call: Duration,
+    pub watch_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { connect: CONNECT_TIMEOUT, call: CALL_TIMEOUT, watch_idle: WATCH_IDLE_TIMEOUT }
+    }
+}
 
 /// How a request ended, as the metrics label it: the HTTP code, or a word where there was no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,16 +109,15 @@ pub struct Client {
 }
 
 struct Shared {
+    /// Every request's URL starts with it.
     server: String,
-    /// `Host` header, where it is not the authority of the URL.
-    base: String,
-    host: String,
     credentials: Credentials,
     tls: Option<Arc<rustls::ClientConfig>>,
     server_name: Option<rustls::pki_types::ServerName<'static>>,
     address: (String, u16),
     user_agent: String,
     observer: Observer,
+    timeouts: Timeouts,
 }
 
 impl Client {
@@ -112,6 +125,16 @@ impl Client {
     pub fn new(
         config: &Config,
         user_agent: &str,
+        observer: impl Fn(RequestSample) + Send + Sync + 'static,
+    ) -> Result<Self, ClientError> {
+        Self::with_timeouts(config, user_agent, Timeouts::default(), observer)
+    }
+
+    /// As [`Client::new`], with other patience.
+    pub fn with_timeouts(
+        config: &Config,
+        user_agent: &str,
+        timeouts: Timeouts,
         observer: impl Fn(RequestSample) + Send + Sync + 'static,
     ) -> Result<Self, ClientError> {
         let tls = if config.server.https { Some(tls::client_config(&config.trust)?) } else { None };
@@ -122,14 +145,13 @@ impl Client {
         };
         let shared = Shared {
             server: config.server.url(),
-            base: config.server.url(),
-            host: config.server.authority(),
             credentials: Credentials::new(&config.auth),
             tls,
             server_name,
             address: (config.server.host.clone(), config.server.port),
             user_agent: user_agent.to_owned(),
             observer: Arc::new(observer),
+            timeouts,
         };
         Ok(Self::connected(Arc::new(shared)))
     }
@@ -141,9 +163,9 @@ impl Client {
             .max_redirects(0)
             .proxy(None)
             .user_agent(&shared.user_agent)
-            .timeout_global(Some(CALL_TIMEOUT))
-            .timeout_resolve(Some(CONNECT_TIMEOUT))
-            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_global(Some(shared.timeouts.call))
+            .timeout_resolve(Some(shared.timeouts.connect))
+            .timeout_connect(Some(shared.timeouts.connect))
             .max_response_header_size(HEADERS_MAX)
             .input_buffer_size(INPUT_BUFFER)
             .output_buffer_size(OUTPUT_BUFFER + token + token / 4)
@@ -260,10 +282,12 @@ impl Client {
         request: &Request,
         authorization: Option<&auth::Header>,
     ) -> Result<(ureq::http::response::Parts, ureq::Body), ApiError> {
+        if self.stopped.load(Ordering::SeqCst) {
+            return Err(ApiError::ShutDown { request: request.to_string(), unsent: true });
+        }
         let mut builder = ureq::http::Request::builder()
             .method(request.verb.method())
-            .uri(format!("{}{}", self.shared.base, request.target()))
-            .header(HOST, &self.shared.host)
+            .uri(format!("{}{}", self.shared.server, request.target()))
             .header(ACCEPT, "application/json");
         if let Some(value) = authorization {
             builder = builder.header(AUTHORIZATION, value.clone());
@@ -290,8 +314,9 @@ impl Client {
                 .agent
                 .configure_request(built)
                 .timeout_global(None)
-                .timeout_recv_response(Some(CALL_TIMEOUT))
-                .timeout_per_read(Some(WATCH_IDLE_TIMEOUT))
+                .timeout_send_request(Some(self.shared.timeouts.call))
+                .timeout_recv_response(Some(self.shared.timeouts.call))
+                .timeout_per_read(Some(self.shared.timeouts.watch_idle))
                 .timeout_recv_body(Some(timeout + WATCH_GRACE))
                 .build(),
             None => built,
@@ -316,7 +341,7 @@ impl Client {
             ureq::Error::LargeResponseHeader(..) => ApiError::TooLarge { request, limit: HEADERS_MAX },
             ureq::Error::HostNotFound => {
                 let source = format!("host {} has no address", self.shared.address.0).into();
-                ApiError::Connection { request, unsent: true, source }
+                ApiError::Connection { request, unsent, source }
             }
             ureq::Error::Io(e) => ApiError::Connection { request, unsent, source: e.into() },
             other => ApiError::Connection { request, unsent, source: other.into() },

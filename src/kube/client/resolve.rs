@@ -1,5 +1,6 @@
 //! The API server's address: an IP address is taken as it is, only a name is looked up.
 
+use super::tls::not_sent;
 use std::net::{IpAddr, SocketAddr};
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -29,7 +30,7 @@ impl Resolver for FixedHost {
                 addresses.push(address);
                 Ok(addresses)
             }
-            None => self.names.resolve(uri, config, timeout),
+            None => self.names.resolve(uri, config, timeout).map_err(not_sent),
         }
     }
 }

@@ -73,7 +73,7 @@ impl Connector<()> for DirectConnector {
     type Out = Box<dyn Transport>;
 
     fn connect(&self, details: &ConnectionDetails, _: Option<()>) -> Result<Option<Self::Out>, ureq::Error> {
-        self.open(details).map(Some).map_err(|e| ureq::Error::Other(Box::new(NotSent(e))))
+        self.open(details).map(Some).map_err(not_sent)
     }
 }
 
@@ -110,11 +110,15 @@ impl fmt::Display for NotSent {
 
 impl std::error::Error for NotSent {}
 
+/// Marks an error as one before the first byte of the request was sent.
+pub(super) fn not_sent(error: ureq::Error) -> ureq::Error {
+    ureq::Error::Other(Box::new(NotSent(error)))
+}
+
 /// Whether the request certainly stayed here.
 pub(super) fn before_sending(error: &ureq::Error) -> bool {
     match error {
         ureq::Error::Other(inner) => inner.is::<NotSent>(),
-        ureq::Error::HostNotFound | ureq::Error::Timeout(ureq::Timeout::Resolve) => true,
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => true,
         _ => false,
     }

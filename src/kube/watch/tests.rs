@@ -378,7 +378,10 @@ impl Server {
         let mut stream = String::new();
         for (version, word, object) in self.history.clone() {
             if version > from {
-                stream.push_str(&event(word, &object));
+                let line = event(word, &object);
+                // A damaged line: what it said must come again.
+                let damaged = self.fault() && self.draw(8) == 0;
+                stream.push_str(if damaged { line.split_at(line.len() / 3).0 } else { &line });
                 stream.push('\n');
                 if self.draw(4) == 0 {
                     stream.push_str(&bookmark(version));
