@@ -1,3 +1,4 @@
 //! Integration tests, one binary: each module is one level of DESIGN section 8.
 
+mod manifests;
 mod serve;
