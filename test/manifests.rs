@@ -2,6 +2,7 @@
 //! agent accepts, that the probes ask for pages the server has, that nothing floats.
 #![allow(clippy::unwrap_used)]
 
+use local_pv_provisioner::kube::request::all_rbac;
 use local_pv_provisioner::serve::{Board, Metrics, Server};
 use local_pv_provisioner::settings::{Settings, unknown_keys};
 use serde_json::Value;
@@ -157,4 +158,35 @@ fn the_example_config_maps_are_good_settings_of_classes_that_exist() {
         }
     }
     assert_eq!(modes, BTreeSet::from(["Block", "Filesystem"]));
+}
+
+/// The rules of `kind` as (group, resource, verb).
+fn granted(kind: &str) -> BTreeSet<(String, String, String)> {
+    let mut granted = BTreeSet::new();
+    for rule in of_kind(kind).iter().flat_map(|role| role["rules"].as_array().unwrap().clone()) {
+        for group in strings(&rule["apiGroups"]) {
+            for resource in strings(&rule["resources"]) {
+                for verb in strings(&rule["verbs"]) {
+                    let rule = (group.clone(), resource.clone(), verb);
+                    assert!(granted.insert(rule.clone()), "granted twice: {rule:?}");
+                }
+            }
+        }
+    }
+    granted
+}
+
+#[test]
+fn the_roles_grant_what_the_code_can_ask_for_and_nothing_else() {
+    let needed = all_rbac();
+    let as_rules = |wide: bool| -> BTreeSet<(String, String, String)> {
+        needed
+            .iter()
+            // Events on objects without a namespace go to `default`; rbac.yaml says why they are granted everywhere.
+            .filter(|rule| (!rule.namespaced || rule.resource == "events") == wide)
+            .map(|rule| (rule.group.to_owned(), rule.resource.to_owned(), rule.verb.to_owned()))
+            .collect()
+    };
+    assert_eq!(granted("ClusterRole"), as_rules(true));
+    assert_eq!(granted("Role"), as_rules(false));
 }
