@@ -2,6 +2,8 @@
 //! No test here passes or fails by a figure of speed; the one second is what a kubelet waits.
 #![allow(clippy::unwrap_used)]
 
+use local_pv_provisioner::kube::client::{Code, RequestSample};
+use local_pv_provisioner::kube::request::{Resource, Verb};
 use local_pv_provisioner::model::cleaning::CleanResult;
 use local_pv_provisioner::serve::front::{MAX_CONNECTIONS, REQUEST_DEADLINE};
 use local_pv_provisioner::serve::{Board, Handle, Metrics, Server};
@@ -131,9 +133,10 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
     let cleaned = CleanResult::Cleaned { bytes: 1, method: "punch-hole" };
     metrics.cleaning_ended(&cleaned, Duration::from_secs(1));
     metrics.add_cleaned_bytes(1);
-    metrics.api_request("list", "persistentvolumes", Some(200), Duration::from_millis(3));
-    metrics.api_request("get", "nodes", None, Duration::from_secs(30));
-    metrics.watch_restarted("nodes");
+    let sample = |code| RequestSample { verb: Verb::List, resource: Resource::PersistentVolumes, code, seconds: 0.003 };
+    metrics.api_request(&sample(Code::Http(200)));
+    metrics.api_request(&sample(Code::Timeout));
+    metrics.watch_restarted(Resource::Nodes);
     metrics.event_written("DeviceRefused");
     let text = metrics.render().unwrap();
 

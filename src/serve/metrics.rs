@@ -2,6 +2,8 @@
 //! Nothing here is global, nothing decides: the rooms say what happened, this counts it.
 
 use super::process::ProcessCollector;
+use crate::kube::client::RequestSample;
+use crate::kube::request::Resource;
 use crate::model::cleaning::CleanResult;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -86,7 +88,7 @@ impl Metrics {
             api_requests: IntCounterVec::new(
                 opts(
                     "api_requests_total",
-                    "Requests to the Kubernetes API, by HTTP status; 'none' if there was no answer.",
+                    "Requests to the Kubernetes API, by HTTP status, or by what went wrong where there was none.",
                 ),
                 &["verb", "resource", "code"],
             )?,
@@ -187,15 +189,16 @@ impl Metrics {
         self.cleaned_bytes.inc_by(bytes);
     }
 
-    /// A request to the API server; `code` is its HTTP status, `None` if there was no answer.
-    pub fn api_request(&self, verb: &str, resource: &str, code: Option<u16>, took: Duration) {
-        let code = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
-        self.api_requests.with_label_values(&[verb, resource, &code]).inc();
-        self.api_seconds.with_label_values(&[verb]).observe(took.as_secs_f64());
+    /// A request to the API server has ended: what the client's observer is called with.
+    pub fn api_request(&self, sample: &RequestSample) {
+        let verb = sample.verb.as_str();
+        self.api_requests.with_label_values(&[verb, sample.resource.as_str(), &sample.code.to_string()]).inc();
+        self.api_seconds.with_label_values(&[verb]).observe(sample.seconds);
     }
 
-    pub fn watch_restarted(&self, resource: &str) {
-        self.watch_restarts.with_label_values(&[resource]).inc();
+    /// A watch was begun again: cut, expired, or answered with an error.
+    pub fn watch_restarted(&self, resource: Resource) {
+        self.watch_restarts.with_label_values(&[resource.as_str()]).inc();
     }
 
     /// A Kubernetes Event was written.
