@@ -2,13 +2,17 @@
 //! The rooms; imports go down only (a test reads the sources and checks it).
 
 pub mod clean;
+pub mod cli;
+pub mod daemon;
 pub mod decide;
 pub mod execute;
 pub mod host;
 pub mod kube;
 pub mod ledger;
+pub mod logging;
 pub mod model;
 pub mod observe;
+pub mod plan;
 pub mod reconcile;
 pub mod record;
 pub mod serve;

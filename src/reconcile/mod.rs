@@ -10,6 +10,7 @@ use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::Memory;
 use crate::decide::{LEDGER_RETRY, decide};
 use crate::ledger::{Ledger, LedgerError, Loaded};
+use crate::model::chain::chain;
 use crate::model::cleaning::CleanCommand;
 use crate::model::memory::Marker;
 use crate::model::names::short_hash;
@@ -305,16 +306,4 @@ fn random() -> [u8; 16] {
 /// A token for one approval: 128 bits.
 fn nonce() -> String {
     short_hash(&random(), 32)
-}
-
-/// An error with its causes on one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        next = source.source();
-    }
-    text
 }

@@ -8,7 +8,7 @@ mod listen;
 pub mod metrics;
 mod process;
 
-pub use health::Board;
+pub use health::{BEAT_EVERY, Board};
 pub use listen::Address;
 pub use metrics::Metrics;
 
