@@ -186,3 +186,128 @@ pub fn path_text(path: &Path) -> String {
         Err(error) => error.as_bytes().escape_ascii().to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::made_up::Tree;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it() {
+        let tree = Tree::new();
+        let dir = tree.root.join("ledger");
+        fs::create_dir(&dir).unwrap();
+        let path = dir.join("entry");
+        write_atomically(&path, b"a longer first content").unwrap();
+        write_atomically(&path, b"second").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"second");
+        assert_eq!(names(&dir), ["entry"]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        remove_durably(&path).unwrap();
+        remove_durably(&path).unwrap();
+        assert_eq!(names(&dir), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_link_in_the_files_place_is_replaced_and_not_followed() {
+        let tree = Tree::new();
+        tree.write("elsewhere", "precious");
+        let path = tree.root.join("entry");
+        symlink(tree.root.join("elsewhere"), &path).unwrap();
+        write_atomically(&path, b"mine").unwrap();
+        assert_eq!(fs::read(tree.root.join("elsewhere")).unwrap(), b"precious");
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file_and_no_rubbish() {
+        let tree = Tree::new();
+        let missing = tree.root.join("missing/entry");
+        assert!(matches!(write_atomically(&missing, b"x"), Err(FilesError::Write { .. })));
+        // A directory is in the file's place: the rename fails.
+        let taken = tree.root.join("taken");
+        fs::create_dir(&taken).unwrap();
+        let before = names(&tree.root);
+        assert!(matches!(write_atomically(&taken, b"x"), Err(FilesError::Rename { .. })));
+        assert_eq!(names(&tree.root), before);
+        assert!(matches!(write_atomically(Path::new("/"), b"x"), Err(FilesError::NoName { .. })));
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_swept_and_nothing_else() {
+        let tree = Tree::new();
+        for name in ["entry", ".hidden", ".entry.123-0.tmp~", "not.ours.tmp~"] {
+            tree.write(&format!("state/{name}"), "x");
+        }
+        let dir = tree.root.join("state");
+        assert_eq!(sweep_temporaries(&dir).unwrap(), 1);
+        assert_eq!(names(&dir), [".hidden", "entry", "not.ours.tmp~"]);
+        assert!(sweep_temporaries(&tree.root.join("missing")).is_err());
+    }
+
+    #[test]
+    fn a_lock_is_held_once_and_free_again_when_dropped() {
+        let tree = Tree::new();
+        let path = tree.root.join("lock");
+        let held = Lock::try_acquire(&path).unwrap().unwrap();
+        assert!(Lock::try_acquire(&path).unwrap().is_none());
+        drop(held);
+        assert!(Lock::try_acquire(&path).unwrap().is_some());
+        assert!(Lock::try_acquire(&tree.root.join("missing/lock")).is_err());
+    }
+
+    #[test]
+    fn a_walk_gives_every_entry_that_is_no_directory_and_follows_no_link() {
+        let tree = Tree::new();
+        let dir = tree.root.join("dev");
+        tree.write("dev/a", "");
+        tree.write("dev/sub/deeper/b", "");
+        tree.write("outside/secret", "");
+        symlink("../outside", dir.join("to-directory")).unwrap();
+        symlink("nowhere", dir.join("dangling")).unwrap();
+        symlink("round", dir.join("round")).unwrap();
+        symlink("..", dir.join("sub/up")).unwrap();
+        nix::unistd::mkfifo(&dir.join("fifo"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let mut seen = walk(&dir, |_| true).unwrap().entries;
+        seen.sort();
+        let expected =
+            ["a", "dangling", "fifo", "round", "sub/deeper/b", "sub/up", "to-directory"].map(|name| dir.join(name));
+        assert_eq!(seen, expected);
+        assert_eq!(walk(&dir, |name| name == "b").unwrap().entries, [dir.join("sub/deeper/b")]);
+        let link = tree.root.join("link");
+        symlink("dev", &link).unwrap();
+        assert_eq!(walk(&link, |name| name == "a").unwrap().entries, [link.join("a")]);
+    }
+
+    #[test]
+    fn odd_names_are_kept_as_they_are() {
+        let tree = Tree::new();
+        let dir = tree.root.join("odd");
+        fs::create_dir(&dir).unwrap();
+        for name in [&b"with space"[..], b"new\nline", b"not-utf8-\xff", b"-rf", b"\\040"] {
+            fs::write(dir.join(OsStr::from_bytes(name)), "").unwrap();
+        }
+        assert_eq!(walk(&dir, |_| true).unwrap().entries.len(), 5);
+        assert_eq!(path_text(Path::new("/a b")), "/a b");
+        assert_ne!(
+            path_text(Path::new(OsStr::from_bytes(b"/\xff"))),
+            path_text(Path::new(OsStr::from_bytes(b"/\xfe")))
+        );
+    }
+
+    #[test]
+    fn a_walk_of_what_is_no_directory_is_an_error() {
+        let tree = Tree::new();
+        tree.write("file", "");
+        assert!(walk(&tree.root.join("file"), |_| true).is_err());
+        assert!(walk(&tree.root.join("missing"), |_| true).is_err());
+    }
+}

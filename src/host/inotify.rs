@@ -114,7 +114,11 @@ impl TreeWatch {
     pub fn rearm(&mut self) -> Result<(), InotifyError> {
         self.inotify = start()?;
         self.watched.clear();
-        self.arm()
+        // What is watched all the same is worth having.
+        if let Err(error) = self.arm() {
+            log::warn!("some changes below {} are found by the poll only: {error}", self.dir.display());
+        }
+        Ok(())
     }
 
     /// Waits for events, a wake or the time-out, whichever is first. `matters` is asked for the name of each entry
@@ -316,5 +320,246 @@ fn wait_for(fds: &mut [PollFd], timeout: Option<Duration>) -> Result<(), Inotify
         // A signal: the caller sees nothing and comes back.
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(errno) => Err(InotifyError::Wait { source: errno.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::made_up::Tree;
+    use std::os::unix::fs::symlink;
+
+    /// Long enough for an event on a loaded machine; a quiet answer is waited for much shorter.
+    const SOON: Duration = Duration::from_secs(5);
+    const BRIEFLY: Duration = Duration::from_millis(30);
+
+    struct Bench {
+        tree: Tree,
+        watch: TreeWatch,
+        waker: Waker,
+    }
+
+    impl Bench {
+        fn new(dir: &str, prepare: impl FnOnce(&Tree)) -> Bench {
+            let tree = Tree::new();
+            prepare(&tree);
+            let (watch, trouble) = TreeWatch::new(&tree.root.join(dir)).unwrap();
+            assert!(trouble.is_none(), "{trouble:?}");
+            Bench { tree, watch, waker: Waker::new().unwrap() }
+        }
+
+        fn path(&self, path: &str) -> PathBuf {
+            self.tree.root.join(path)
+        }
+
+        /// Names with `x` in them do not matter.
+        fn wait(&mut self, timeout: Duration) -> Wakeup {
+            self.watch.wait(&self.waker, timeout, &|name| !name.as_encoded_bytes().contains(&b'x')).unwrap()
+        }
+
+        fn changes(&mut self) {
+            assert_eq!(self.wait(SOON), Wakeup::Changed);
+            while self.wait(BRIEFLY) == Wakeup::Changed {}
+        }
+
+        fn is_quiet(&mut self) {
+            assert_eq!(self.wait(BRIEFLY), Wakeup::Quiet);
+        }
+    }
+
+    fn dev(tree: &Tree) {
+        tree.write("dev/sub/old", "");
+    }
+
+    #[test]
+    fn files_links_and_renames_are_seen_in_the_directory_and_below_it() {
+        let mut bench = Bench::new("dev", dev);
+        bench.is_quiet();
+        for step in ["dev/a", "dev/sub/b"] {
+            fs::write(bench.path(step), "").unwrap();
+            bench.changes();
+        }
+        symlink("nowhere", bench.path("dev/link")).unwrap();
+        bench.changes();
+        // As udev does it.
+        symlink("elsewhere", bench.path("dev/x-temporary")).unwrap();
+        bench.is_quiet();
+        fs::rename(bench.path("dev/x-temporary"), bench.path("dev/link")).unwrap();
+        bench.changes();
+        fs::remove_file(bench.path("dev/sub/old")).unwrap();
+        bench.changes();
+    }
+
+    #[test]
+    fn writing_and_closing_and_names_that_do_not_matter_are_not_seen() {
+        let mut bench = Bench::new("dev", dev);
+        fs::write(bench.path("dev/sub/old"), "content").unwrap();
+        fs::read(bench.path("dev/sub/old")).unwrap();
+        fs::write(bench.path("dev/ax"), "").unwrap();
+        bench.is_quiet();
+    }
+
+    #[test]
+    fn new_sub_directories_are_watched_as_well_with_what_came_into_them_at_once() {
+        let mut bench = Bench::new("dev", dev);
+        fs::create_dir_all(bench.path("dev/new/deep")).unwrap();
+        bench.changes();
+        fs::write(bench.path("dev/new/deep/a"), "").unwrap();
+        bench.changes();
+        fs::create_dir(bench.path("apart")).unwrap();
+        fs::create_dir(bench.path("apart/inner")).unwrap();
+        fs::rename(bench.path("apart"), bench.path("dev/moved")).unwrap();
+        bench.changes();
+        fs::write(bench.path("dev/moved/inner/a"), "").unwrap();
+        bench.changes();
+    }
+
+    #[test]
+    fn a_directory_that_is_removed_and_made_again_is_watched_again() {
+        let mut bench = Bench::new("dev", dev);
+        for _ in 0..3 {
+            fs::remove_dir_all(bench.path("dev")).unwrap();
+            bench.changes();
+            fs::create_dir(bench.path("dev")).unwrap();
+            bench.changes();
+            fs::write(bench.path("dev/a"), "").unwrap();
+            bench.changes();
+        }
+    }
+
+    #[test]
+    fn a_sub_directory_that_is_removed_and_made_again_is_watched_again() {
+        let mut bench = Bench::new("dev", dev);
+        fs::remove_dir_all(bench.path("dev/sub")).unwrap();
+        bench.changes();
+        fs::create_dir(bench.path("dev/sub")).unwrap();
+        bench.changes();
+        fs::write(bench.path("dev/sub/a"), "").unwrap();
+        bench.changes();
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_is_waited_for_step_by_step() {
+        let mut bench = Bench::new("a/b/c", |_| {});
+        fs::write(bench.path("unrelated"), "").unwrap();
+        bench.is_quiet();
+        for step in ["a", "a/b", "a/b/c"] {
+            fs::create_dir(bench.path(step)).unwrap();
+            bench.changes();
+        }
+        fs::write(bench.path("a/b/c/d"), "").unwrap();
+        bench.changes();
+    }
+
+    #[test]
+    fn a_directory_made_in_one_go_is_not_missed() {
+        for _ in 0..50 {
+            let mut bench = Bench::new("a/b/c", |_| {});
+            fs::create_dir_all(bench.path("a/b/c")).unwrap();
+            bench.changes();
+            fs::write(bench.path("a/b/c/d"), "").unwrap();
+            bench.changes();
+        }
+    }
+
+    #[test]
+    fn a_directory_replaced_by_a_rename_is_watched_again() {
+        let mut bench = Bench::new("dev", dev);
+        fs::create_dir(bench.path("other")).unwrap();
+        fs::rename(bench.path("dev"), bench.path("old")).unwrap();
+        fs::rename(bench.path("other"), bench.path("dev")).unwrap();
+        bench.changes();
+        fs::write(bench.path("dev/a"), "").unwrap();
+        bench.changes();
+        fs::write(bench.path("old/a"), "").unwrap();
+        bench.is_quiet();
+    }
+
+    #[test]
+    fn a_renamed_ancestor_or_a_retargeted_link_is_noticed_when_asked() {
+        let mut bench = Bench::new("up/dev", |tree| {
+            tree.write("up/dev/a", "");
+            tree.write("other/dev/a", "");
+        });
+        assert!(!bench.watch.is_outdated());
+        fs::rename(bench.path("up"), bench.path("gone")).unwrap();
+        assert!(bench.watch.is_outdated());
+        symlink("other", bench.path("up")).unwrap();
+        assert!(bench.watch.is_outdated());
+        bench.watch.rearm().unwrap();
+        assert!(!bench.watch.is_outdated());
+        fs::write(bench.path("other/dev/b"), "").unwrap();
+        bench.changes();
+        fs::write(bench.path("gone/dev/b"), "").unwrap();
+        bench.is_quiet();
+    }
+
+    #[test]
+    fn a_file_or_a_dangling_link_in_the_directorys_place_is_waited_out() {
+        let mut bench = Bench::new("dev", |tree| tree.write("dev", "a file"));
+        fs::remove_file(bench.path("dev")).unwrap();
+        bench.changes();
+        symlink("target", bench.path("dev")).unwrap();
+        bench.changes();
+        fs::create_dir(bench.path("target")).unwrap();
+        assert!(bench.watch.is_outdated());
+        bench.watch.rearm().unwrap();
+        fs::write(bench.path("target/a"), "").unwrap();
+        bench.changes();
+    }
+
+    #[test]
+    fn links_to_directories_are_not_followed_not_even_in_a_circle() {
+        let mut bench = Bench::new("dev", |tree| {
+            dev(tree);
+            tree.write("outside/a", "");
+            symlink("../outside", tree.root.join("dev/out")).unwrap();
+            symlink(".", tree.root.join("dev/round")).unwrap();
+        });
+        assert_eq!(bench.watch.watched.len(), 2);
+        fs::write(bench.path("outside/b"), "").unwrap();
+        bench.is_quiet();
+    }
+
+    #[test]
+    fn more_events_than_the_queue_holds_are_one_change() {
+        let mut bench = Bench::new("dev", dev);
+        let limit: usize =
+            fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap().trim().parse().unwrap();
+        for n in 0..limit.min(20_000) / 2 + 10 {
+            // Made and removed: two events each.
+            let path = bench.path(&format!("dev/x{n}"));
+            fs::write(&path, "").unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+        if limit <= 20_000 {
+            assert_eq!(bench.wait(SOON), Wakeup::Changed);
+        }
+        bench.wait(BRIEFLY);
+        fs::write(bench.path("dev/a"), "").unwrap();
+        bench.changes();
+    }
+
+    #[test]
+    fn too_many_directories_are_said_and_the_rest_is_watched() {
+        let tree = Tree::new();
+        for n in 0..MAX_DIRECTORIES + 5 {
+            fs::create_dir_all(tree.root.join(format!("dev/{n}"))).unwrap();
+        }
+        let (watch, trouble) = TreeWatch::new(&tree.root.join("dev")).unwrap();
+        assert!(matches!(trouble, Some(InotifyError::TooManyDirectories { .. })));
+        assert_eq!(watch.watched.len(), MAX_DIRECTORIES);
+    }
+
+    #[test]
+    fn a_wake_ends_the_wait_and_is_taken() {
+        let mut bench = Bench::new("dev", dev);
+        bench.waker.wake();
+        bench.waker.wake();
+        assert_eq!(bench.wait(SOON), Wakeup::Woken);
+        bench.is_quiet();
+        bench.waker.wake();
+        assert!(bench.waker.wait(Some(SOON)).unwrap());
+        assert!(!bench.waker.wait(Some(BRIEFLY)).unwrap());
     }
 }

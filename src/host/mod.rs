@@ -5,6 +5,8 @@ pub mod buffer;
 pub mod files;
 pub mod inotify;
 pub mod loops;
+#[cfg(test)]
+pub mod made_up;
 pub mod mounts;
 pub mod number;
 pub mod sysfs;

@@ -150,3 +150,93 @@ fn decode_octal(field: &[u8]) -> PathBuf {
 fn read(path: &Path) -> Result<Vec<u8>, MountsError> {
     fs::read(path).map_err(|source| MountsError::Read { path: path.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::made_up::Tree;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn mountinfo_is_read_with_any_number_of_optional_fields() {
+        let text = "27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
+                    36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:2 - ext3 /dev/root rw,errors=continue\n\
+                    40 27 0:35 /@home /home rw shared:9 - btrfs /dev/sdb rw,subvolid=257\n\
+                    41 27 0:36 / /empty rw -  none\n\
+                    42 27 0:37 / /nosource rw - tmpfs \n\
+                    garbage\n\
+                    43 27 x:1 / /bad rw - ext4 /dev/x rw\n\
+                    44 27 8:1 / /nodash rw ext4 /dev/x rw\n\n";
+        let mounts = parse_mountinfo(text.as_bytes());
+        let seen: Vec<_> = mounts
+            .iter()
+            .map(|mount| (mount.number.to_string(), mount.at.to_str().unwrap(), mount.source.to_str().unwrap()))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("254:0".to_owned(), "/", "/dev/vda"),
+                ("98:0".to_owned(), "/mnt2", "/dev/root"),
+                ("0:35".to_owned(), "/home", "/dev/sdb"),
+                ("0:36".to_owned(), "/empty", "none"),
+                ("0:37".to_owned(), "/nosource", ""),
+            ]
+        );
+        assert_eq!(mounts[1].root, Path::new("/mnt1"));
+        assert_eq!(mounts[2].kind, "btrfs");
+    }
+
+    #[test]
+    fn escaped_names_are_decoded() {
+        let text = b"1 2 8:1 / /a\\040b\\011c\\012d\\134e\\043f\\04 rw - ext4 /dev/\xff rw\n";
+        let mounts = parse_mountinfo(text);
+        assert_eq!(mounts[0].at, Path::new("/a b\tc\nd\\e#f\\04"));
+        assert_eq!(mounts[0].source.as_os_str().as_bytes(), b"/dev/\xff");
+    }
+
+    #[test]
+    fn swaps_are_files_or_partitions() {
+        let text = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
+                    /dev/sda2                               partition\t1048572\t\t0\t\t-2\n\
+                    /swap\\040file                           file\t\t1048572\t\t0\t\t-3\n\n";
+        assert_eq!(
+            parse_swaps(text.as_bytes()),
+            [Swap { path: "/dev/sda2".into(), is_file: false }, Swap { path: "/swap file".into(), is_file: true }]
+        );
+        assert!(parse_swaps(b"Filename Type\n").is_empty());
+        assert!(parse_swaps(b"").is_empty());
+    }
+
+    #[test]
+    fn the_hosts_namespace_is_told_apart_from_ours() {
+        let tree = Tree::new();
+        let ours = "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n";
+        let proc = tree.proc(ours, "");
+        assert_eq!(proc.mounts().unwrap().host, None, "process 1 is not visible");
+
+        tree.write("proc/1/mountinfo", "1 0 8:2 / / rw - ext4 /dev/sda2 rw\n");
+        let mounts = proc.mounts().unwrap();
+        assert_eq!(mounts.host.as_ref().unwrap()[0].number.minor, 2);
+        assert_eq!(mounts.all().count(), 2);
+
+        std::fs::create_dir_all(tree.root.join("proc/1/ns")).unwrap();
+        std::fs::create_dir_all(tree.root.join("proc/self/ns")).unwrap();
+        symlink("mnt:[1]", tree.root.join("proc/self/ns/mnt")).unwrap();
+        symlink("mnt:[2]", tree.root.join("proc/1/ns/mnt")).unwrap();
+        assert!(proc.mounts().unwrap().host.is_some());
+        std::fs::remove_file(tree.root.join("proc/1/ns/mnt")).unwrap();
+        symlink("mnt:[1]", tree.root.join("proc/1/ns/mnt")).unwrap();
+        assert!(proc.mounts().unwrap().host.is_none());
+    }
+
+    #[test]
+    fn an_unreadable_mountinfo_is_an_error_and_missing_swaps_are_none() {
+        let tree = Tree::new();
+        let proc = Proc::new(&tree.root, &tree.root);
+        assert!(matches!(proc.mounts(), Err(MountsError::Read { .. })));
+        assert_eq!(proc.swaps().unwrap(), []);
+        assert!(proc.boot_id().is_err());
+        assert_eq!(tree.proc("", "").boot_id().unwrap(), "b001");
+    }
+}

@@ -335,3 +335,168 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     }
     Some(buf[..len].to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::made_up::Tree;
+    use std::os::unix::fs::symlink;
+
+    fn number(text: &str) -> DeviceNumber {
+        DeviceNumber::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_disk_tells_its_facts() {
+        let tree = Tree::new();
+        tree.disk(
+            "nvme0n1",
+            "259:0",
+            2048,
+            &[
+                ("diskseq", "9"),
+                ("ro", "0"),
+                ("wwid", "eui.0025"),
+                ("nguid", "6479a746-0000-0000-0000-000000000001"),
+                ("eui", "00 25 38 5b 71 b0 0a 0e"),
+                ("nsid", "1"),
+                ("device/serial", "S64A                "),
+                ("device/model", "SAMSUNG"),
+                ("queue/logical_block_size", "4096"),
+            ],
+        );
+        let disk = tree.sysfs().node(number("259:0")).unwrap();
+        assert_eq!(disk.name, "nvme0n1");
+        assert_eq!(disk.size().unwrap(), 1 << 20);
+        assert_eq!(disk.diskseq(), Some(9));
+        assert!(!disk.is_read_only());
+        assert_eq!(disk.wwid().as_deref(), Some("eui.0025"));
+        assert_eq!(disk.nguid().as_deref(), Some("6479a746-0000-0000-0000-000000000001"));
+        assert_eq!(disk.eui().as_deref(), Some("00 25 38 5b 71 b0 0a 0e"));
+        assert_eq!(disk.nsid(), Some(1));
+        assert_eq!(disk.serial().as_deref(), Some("S64A                "));
+        assert_eq!(disk.model().as_deref(), Some("SAMSUNG"));
+        assert_eq!(disk.logical_block(), 4096);
+        assert_eq!(disk.dm_uuid(), None);
+        assert!(disk.disk().unwrap().is_none());
+        assert!(disk.partitions().unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_partition_and_its_disk_find_each_other() {
+        let tree = Tree::new();
+        tree.disk("sda", "8:0", 1000, &[("diskseq", "3")]);
+        // A directory of the disk that starts like a partition.
+        tree.write("sys/devices/sda/sda_stats/dev", "1:1");
+        tree.partition("sda", "sda2", "8:2", 2, 500, 100);
+        tree.partition("sda", "sda10", "8:10", 10, 600, 100);
+        let partition = tree.sysfs().node(number("8:10")).unwrap();
+        assert_eq!(partition.name, "sda10");
+        assert_eq!(partition.partition_number(), Some(10));
+        assert_eq!(partition.start().unwrap(), 600 * 512);
+        assert_eq!(partition.diskseq(), None);
+        let disk = partition.disk().unwrap().unwrap();
+        assert_eq!((disk.name.as_str(), disk.number, disk.diskseq()), ("sda", number("8:0"), Some(3)));
+        let names: Vec<String> = disk.partitions().unwrap().into_iter().map(|node| node.name).collect();
+        assert_eq!(names, ["sda2", "sda10"]);
+    }
+
+    #[test]
+    fn a_missing_device_is_gone_but_a_missing_sysfs_is_an_error() {
+        let tree = Tree::new();
+        assert!(matches!(tree.sysfs().node(number("8:0")), Err(SysfsError::NoDevice { .. })));
+        let nowhere = Sysfs::new(tree.root.join("nowhere"));
+        assert!(matches!(nowhere.node(number("8:0")), Err(SysfsError::ReadDirectory { .. })));
+    }
+
+    #[test]
+    fn a_device_that_vanishes_while_it_is_asked_is_gone() {
+        let tree = Tree::new();
+        tree.disk("sda", "8:0", 1000, &[]);
+        let disk = tree.sysfs().node(number("8:0")).unwrap();
+        fs::remove_dir_all(tree.root.join("sys/devices/sda")).unwrap();
+        assert!(matches!(disk.size(), Err(SysfsError::NoDevice { .. })));
+        assert!(disk.holders().is_empty());
+        assert_eq!(disk.wwid(), None);
+    }
+
+    #[test]
+    fn a_serial_number_is_also_found_in_the_scsi_page() {
+        let tree = Tree::new();
+        tree.disk("sda", "8:0", 1000, &[]);
+        let disk = tree.sysfs().node(number("8:0")).unwrap();
+        for (page, serial) in [
+            (&b"\0\x80\0\x08WD-12345garbage"[..], Some("WD-12345")),
+            (b"\0\x80\0\xffshort", Some("short")),
+            (b"\0\x83\0\x08WD-12345", None),
+            (b"\0\x80", None),
+            (b"", None),
+        ] {
+            tree.write("sys/devices/sda/device/vpd_pg80", page);
+            assert_eq!(disk.serial().as_deref(), serial);
+        }
+    }
+
+    #[test]
+    fn holders_and_slaves_are_the_devices_above_and_below() {
+        let tree = Tree::new();
+        tree.disk("sda", "8:0", 1000, &[]);
+        tree.partition("sda", "sda1", "8:1", 1, 0, 10);
+        tree.disk("dm-0", "253:0", 1000, &[("dm/uuid", "LVM-abc")]);
+        tree.on_top("dm-0", "sda/sda1");
+        let sysfs = tree.sysfs();
+        assert_eq!(sysfs.node(number("8:1")).unwrap().holders(), ["dm-0"]);
+        let dm = sysfs.node(number("253:0")).unwrap();
+        assert_eq!(dm.slaves(), [number("8:1")]);
+        assert_eq!(dm.dm_uuid().as_deref(), Some("LVM-abc"));
+        fs::create_dir(tree.root.join("sys/devices/sda/bcache")).unwrap();
+        assert_eq!(sysfs.node(number("8:0")).unwrap().holders(), ["bcache"]);
+    }
+
+    #[test]
+    fn a_slash_in_a_kernel_name_is_written_as_an_exclamation_mark() {
+        let tree = Tree::new();
+        tree.disk("cciss!c0d0", "104:0", 1000, &[]);
+        tree.partition("cciss!c0d0", "cciss!c0d0p1", "104:1", 1, 0, 10);
+        let sysfs = tree.sysfs();
+        let disk = sysfs.node(number("104:1")).unwrap().disk().unwrap().unwrap();
+        assert_eq!(disk.name, "cciss/c0d0");
+        assert_eq!(sysfs.node(number("104:0")).unwrap().partitions().unwrap()[0].name, "cciss/c0d0p1");
+        assert_eq!(sysfs.by_name("cciss/c0d0p1"), Some(number("104:1")));
+        assert_eq!(sysfs.by_name("sdz"), None);
+        assert_eq!(sysfs.by_name(""), None);
+    }
+
+    #[test]
+    fn a_bound_loop_tells_its_file_whatever_its_name() {
+        let tree = Tree::new();
+        tree.disk("loop3", "7:3", 0, &[]);
+        let disk = tree.sysfs().node(number("7:3")).unwrap();
+        assert!(!disk.is_bound_loop());
+        tree.write("sys/devices/loop3/loop/backing_file", b"/a b\n\xff\n\n");
+        assert!(disk.is_bound_loop());
+        assert_eq!(disk.loop_backing_file().unwrap().as_os_str().as_bytes(), b"/a b\n\xff\n");
+        let names: Vec<String> = tree.sysfs().disks_named("loop").unwrap().into_iter().map(|node| node.name).collect();
+        assert_eq!(names, ["loop3"]);
+    }
+
+    #[test]
+    fn every_device_of_a_mounted_btrfs_is_named() {
+        let tree = Tree::new();
+        tree.disk("sda", "8:0", 1000, &[]);
+        fs::create_dir_all(tree.root.join("sys/fs/btrfs/u-u-i-d/devices")).unwrap();
+        fs::create_dir_all(tree.root.join("sys/fs/btrfs/features")).unwrap();
+        let link = tree.root.join("sys/fs/btrfs/u-u-i-d/devices/sda");
+        symlink(tree.root.join("sys/devices/sda"), link).unwrap();
+        assert_eq!(tree.sysfs().btrfs_devices(), [(number("8:0"), "u-u-i-d".to_owned())]);
+    }
+
+    #[test]
+    fn an_event_file_tells_a_partitions_uuid() {
+        let uevent = Uevent::parse("MAJOR=8\nDEVTYPE=partition\nPARTN=1\nPARTUUID=ab-cd\nbroken\n");
+        assert!(uevent.is_partition());
+        assert_eq!(uevent.partition_uuid(), Some("ab-cd"));
+        assert_eq!(Uevent::parse("PARTUUID=\n").partition_uuid(), None);
+        assert!(!Uevent::default().is_partition());
+    }
+}

@@ -105,3 +105,63 @@ fn compare(evidence: &Evidence, now: &Device) -> Result<(), StaleWhy> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::device::{Content, IdentityKind};
+
+    fn device() -> Device {
+        let place = Place::Block { major: 8, minor: 1 };
+        let facts = [(IdentityKind::Serial, "d1".to_owned()), (IdentityKind::Partition, "u on d1".to_owned())];
+        Device {
+            place,
+            kernel_name: "sda1".to_owned(),
+            diskseq: Some(4),
+            size: 1000,
+            identity: Identity(facts.into()),
+            disk: Place::Block { major: 8, minor: 0 },
+            partitions: Vec::new(),
+            in_use: None,
+            protection: None,
+            content: Content::NotRead,
+        }
+    }
+
+    #[test]
+    fn what_was_seen_holds_until_something_changes() {
+        let before = evidence(&device(), "boot");
+        assert!(compare(&before, &device()).is_ok());
+        let stale = |change: fn(&mut Device)| {
+            let mut now = device();
+            change(&mut now);
+            compare(&before, &now).unwrap_err().to_string()
+        };
+        assert_eq!(stale(|now| now.place = now.disk), "the path leads to device 8:0, not to 8:1");
+        assert!(stale(|now| now.diskseq = Some(5)).contains("diskseq"));
+        assert!(stale(|now| now.diskseq = None).contains("diskseq"));
+        assert_eq!(stale(|now| now.size = 999), "its size is 999 bytes, and was 1000");
+        assert!(stale(|now| now.identity = Identity([(IdentityKind::Serial, "d2".to_owned())].into())).contains("d2"));
+        assert!(stale(|now| now.identity = Identity::default()).contains("weak"));
+        assert_eq!(stale(|now| now.in_use = Some(InUse::Swap)), "it is in use: used as swap");
+    }
+
+    #[test]
+    fn facts_that_are_not_known_from_outside_do_not_contradict() {
+        let before = evidence(&device(), "boot");
+        let mut now = device();
+        now.identity.0.remove(&IdentityKind::Partition);
+        assert!(compare(&before, &now).is_ok());
+        let mut weak = before;
+        weak.identity = Identity::default();
+        assert!(compare(&weak, &device()).is_ok(), "boot, number and diskseq are all that a weak one has");
+    }
+
+    #[test]
+    fn use_is_told_apart_from_staleness() {
+        let by = InUse::Loop { name: "loop1".to_owned() };
+        assert_eq!(CleanResult::from(StaleWhy::InUse { by: by.clone() }), CleanResult::InUse { why: by });
+        let why = "the machine was booted since it was looked at".to_owned();
+        assert_eq!(CleanResult::from(StaleWhy::OtherBoot), CleanResult::Stale { why });
+    }
+}

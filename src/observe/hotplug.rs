@@ -93,10 +93,11 @@ impl<F: Fn()> Watcher<F> {
             }
             if let Err(error) = self.watch(&mut watched) {
                 log::warn!("new devices are found by the poll only: {}", chain(&error));
-                // Tried again after a while, from scratch.
+                // Tried again after a while, from scratch; and never in a busy circle.
                 if let Some((_, watch)) = &mut watched {
                     *watch = None;
                 }
+                thread::sleep(QUIET);
             }
         }
     }
@@ -115,6 +116,9 @@ impl<F: Fn()> Watcher<F> {
                     return Ok(());
                 }
                 *watch = start(selection);
+                if watch.is_some() {
+                    (self.changed)();
+                }
                 continue;
             };
             let matters = |name: &OsStr| selection.filter.is_match(&name.to_string_lossy());
@@ -177,6 +181,99 @@ fn start(selection: &Selection) -> Option<TreeWatch> {
         Err(error) => {
             log::warn!("new devices are found by the poll only: {}", chain(&error));
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::made_up::Tree;
+    use crossbeam_channel::Receiver;
+    use std::fs;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    fn selection(tree: &Tree, dir: &str, filter: &str) -> Option<Selection> {
+        Some(Selection { device_dir: tree.root.join(dir), filter: regex::Regex::new(filter).unwrap() })
+    }
+
+    fn spawn() -> (Hotplug, Receiver<()>) {
+        let (sender, calls) = unbounded();
+        let hotplug = Hotplug::spawn(move || sender.send(()).unwrap()).unwrap();
+        (hotplug, calls)
+    }
+
+    #[test]
+    fn a_new_device_is_told_once_and_a_name_that_does_not_match_is_not() {
+        let tree = Tree::new();
+        tree.write("dev/old", "");
+        let (hotplug, calls) = spawn();
+        hotplug.watch(selection(&tree, "dev", "^sd"));
+        calls.recv_timeout(SOON).unwrap();
+        for n in 0..20 {
+            tree.write(&format!("dev/sd{n}"), "");
+        }
+        calls.recv_timeout(SOON).unwrap();
+        tree.write("dev/tty1", "");
+        // Longer than the longest burst.
+        assert!(calls.recv_timeout(2 * LONGEST_BURST).is_err());
+        hotplug.stop();
+    }
+
+    #[test]
+    fn a_directory_that_changes_all_the_time_is_told_all_the_same() {
+        let tree = Tree::new();
+        tree.write("dev/old", "");
+        let (hotplug, calls) = spawn();
+        hotplug.watch(selection(&tree, "dev", "."));
+        calls.recv_timeout(SOON).unwrap();
+        let mut told = 0;
+        let end = Instant::now() + 4 * LONGEST_BURST;
+        for n in 0.. {
+            if Instant::now() > end {
+                break;
+            }
+            tree.write(&format!("dev/{n}"), "");
+            thread::sleep(QUIET / 10);
+            told += calls.try_iter().count();
+        }
+        assert!(told >= 1, "told {told} times");
+        hotplug.stop();
+    }
+
+    #[test]
+    fn the_selection_can_be_changed_and_taken_away() {
+        let tree = Tree::new();
+        tree.write("one/old", "");
+        let (hotplug, calls) = spawn();
+        hotplug.watch(selection(&tree, "one", "."));
+        calls.recv_timeout(SOON).unwrap();
+        hotplug.watch(selection(&tree, "one", "."));
+        assert!(calls.recv_timeout(QUIET).is_err(), "nothing changed");
+        hotplug.watch(selection(&tree, "two", "."));
+        calls.recv_timeout(SOON).unwrap();
+        tree.write("one/a", "");
+        assert!(calls.recv_timeout(2 * QUIET).is_err());
+        tree.write("two/a", "");
+        calls.recv_timeout(SOON).unwrap();
+        hotplug.watch(None);
+        while calls.recv_timeout(2 * LONGEST_BURST).is_ok() {}
+        fs::remove_file(tree.root.join("two/a")).unwrap();
+        assert!(calls.recv_timeout(2 * QUIET).is_err());
+        hotplug.stop();
+    }
+
+    #[test]
+    fn it_stops_at_once_whatever_it_waits_for() {
+        for dir in [None, Some("missing"), Some("dev")] {
+            let tree = Tree::new();
+            tree.write("dev/old", "");
+            let (hotplug, _calls) = spawn();
+            hotplug.watch(dir.and_then(|dir| selection(&tree, dir, ".")));
+            let start = Instant::now();
+            hotplug.stop();
+            assert!(start.elapsed() < SOON);
         }
     }
 }

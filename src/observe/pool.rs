@@ -220,3 +220,132 @@ impl Drop for Ended {
         self.0.ended.store(true, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::bounded;
+
+    const DEADLINE: Duration = Duration::from_millis(200);
+
+    /// A pool, what stops it, and a gate that hanging work waits at: it opens when the sender is dropped.
+    struct Bench {
+        pool: Pool<usize>,
+        stop: Option<Sender<std::convert::Infallible>>,
+        gate: Option<Sender<()>>,
+        closed: Receiver<()>,
+    }
+
+    impl Bench {
+        fn new() -> Bench {
+            let (stop, stopped) = bounded(0);
+            let (gate, closed) = bounded(0);
+            Bench { pool: Pool::new("test", DEADLINE, stopped), stop: Some(stop), gate: Some(gate), closed }
+        }
+
+        fn quick(n: usize) -> (usize, Job<usize>) {
+            (n, Box::new(move || n * 10))
+        }
+
+        fn hanging(&self, n: usize) -> (usize, Job<usize>) {
+            let closed = self.closed.clone();
+            let job = move || {
+                let _ = closed.recv();
+                n
+            };
+            (n, Box::new(job))
+        }
+
+        fn open_gate(&mut self) {
+            self.gate = None;
+            while self.pool.parked() > 0 {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    #[test]
+    fn answers_come_in_the_order_of_the_questions() {
+        for width in [1, 4, 100] {
+            let mut bench = Bench::new();
+            let outcomes = bench.pool.run((0..50).map(Bench::quick).collect(), width);
+            assert_eq!(outcomes, (0..50).map(|n| Outcome::Done(n * 10)).collect::<Vec<_>>());
+            assert_eq!(bench.pool.parked(), 0);
+        }
+        assert!(Bench::new().pool.run(Vec::<(usize, Job<()>)>::new(), 4).is_empty());
+    }
+
+    #[test]
+    fn what_hangs_holds_up_nothing_else_and_is_not_asked_again_until_it_returns() {
+        for width in [1, 2] {
+            let mut bench = Bench::new();
+            let jobs = vec![Bench::quick(0), bench.hanging(1), Bench::quick(2), Bench::quick(3)];
+            let expected = [Outcome::Done(0), Outcome::Hangs, Outcome::Done(20), Outcome::Done(30)];
+            assert_eq!(bench.pool.run(jobs, width), expected);
+            assert_eq!(bench.pool.parked(), 1);
+
+            // If it waited for what it knows to hang, this would not end.
+            bench.pool.deadline = Duration::from_secs(3600);
+            let again = bench.pool.run(vec![Bench::quick(1), Bench::quick(2)], width);
+            assert_eq!(again, [Outcome::Hangs, Outcome::Done(20)]);
+
+            bench.open_gate();
+            assert_eq!(bench.pool.run(vec![Bench::quick(1)], width), [Outcome::Done(10)]);
+        }
+    }
+
+    #[test]
+    fn slow_work_that_ends_in_time_is_not_taken_for_hanging_however_much_there_is() {
+        let mut bench = Bench::new();
+        let slow = |n| {
+            let job: Job<usize> = Box::new(move || {
+                thread::sleep(DEADLINE / 5);
+                n
+            });
+            (n, job)
+        };
+        let outcomes = bench.pool.run((0..12).map(slow).collect(), 1);
+        assert_eq!(outcomes, (0..12).map(Outcome::Done).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_number_of_hanging_threads_is_bounded_and_the_rest_is_refused() {
+        let mut bench = Bench::new();
+        let width = 2;
+        let mut jobs: Vec<_> = (0..MAX_PARKED + 10).map(|n| bench.hanging(n)).collect();
+        jobs.push(Bench::quick(1000));
+        let outcomes = bench.pool.run(jobs, width);
+        let hang = outcomes.iter().filter(|outcome| **outcome == Outcome::Hangs).count();
+        assert_eq!(hang, MAX_PARKED + width);
+        assert_eq!(outcomes.last(), Some(&Outcome::Refused));
+        assert!(bench.pool.is_full());
+        assert_eq!(bench.pool.run(vec![Bench::quick(2000)], width), [Outcome::Refused]);
+
+        bench.open_gate();
+        assert!(!bench.pool.is_full());
+        assert_eq!(bench.pool.run(vec![Bench::quick(1)], width), [Outcome::Done(10)]);
+    }
+
+    #[test]
+    fn a_stop_ends_the_run_without_waiting_for_what_hangs() {
+        let mut bench = Bench::new();
+        bench.pool.deadline = Duration::from_secs(3600);
+        let jobs = vec![bench.hanging(0), bench.hanging(1), bench.hanging(2)];
+        let stop = bench.stop.take();
+        let stopper = thread::spawn(move || {
+            thread::sleep(DEADLINE);
+            drop(stop);
+        });
+        assert_eq!(bench.pool.run(jobs, 2), [Outcome::Stopped, Outcome::Stopped, Outcome::Stopped]);
+        stopper.join().unwrap();
+    }
+
+    #[test]
+    fn work_that_panics_does_not_take_a_place_for_ever() {
+        let mut bench = Bench::new();
+        let job: Job<usize> = Box::new(|| panic!("on purpose"));
+        assert_eq!(bench.pool.run(vec![(0, job)], 1), [Outcome::Hangs]);
+        bench.open_gate();
+        assert_eq!(bench.pool.run(vec![Bench::quick(0)], 1), [Outcome::Done(0)]);
+    }
+}

@@ -213,3 +213,121 @@ fn number_of_node(host: &Host, path: &Path) -> Option<DeviceNumber> {
     }
     host.sysfs.by_name(path.file_name()?.to_str()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::made_up::Tree;
+
+    fn number(text: &str) -> DeviceNumber {
+        DeviceNumber::parse(text).unwrap()
+    }
+
+    fn host(tree: &Tree, mountinfo: &str, swaps: &str) -> Host {
+        Host { sysfs: tree.sysfs(), proc: tree.proc(mountinfo, swaps), dev: tree.root.join("dev") }
+    }
+
+    fn look(tree: &Tree, mountinfo: &str, swaps: &str) -> Surroundings {
+        Surroundings::look(&host(tree, mountinfo, swaps)).unwrap()
+    }
+
+    #[test]
+    fn mounts_of_both_namespaces_count() {
+        let tree = Tree::new();
+        tree.write("proc/1/mountinfo", "1 0 8:2 / /host rw - ext4 /dev/sda2 rw\n");
+        let around = look(&tree, "1 0 8:1 / /a rw - ext4 /dev/sda1 rw\n2 0 8:1 / /b rw - ext4 /dev/sda1 rw\n", "");
+        assert_eq!(around.mounted_at(number("8:1")), Some(Path::new("/a")));
+        assert_eq!(around.mounted_at(number("8:2")), Some(Path::new("/host")));
+        assert_eq!(around.mounted_at(number("8:3")), None);
+    }
+
+    #[test]
+    fn a_swap_device_is_found_by_its_name_when_its_path_is_another_namespaces() {
+        let tree = Tree::new();
+        tree.disk("zz9", "8:0", 100, &[]);
+        let swaps = "Filename Type Size\n/host/dev/zz9 partition 1\n/nowhere/unknown partition 1\n";
+        let around = look(&tree, "", swaps);
+        assert!(around.is_swap(number("8:0")));
+    }
+
+    #[test]
+    fn a_btrfs_mount_takes_all_devices_of_its_filesystem() {
+        let tree = Tree::new();
+        tree.disk("zza", "8:0", 100, &[]);
+        tree.disk("zzb", "8:16", 100, &[]);
+        for name in ["zza", "zzb"] {
+            let devices = tree.root.join("sys/fs/btrfs/uuid-1/devices");
+            fs::create_dir_all(&devices).unwrap();
+            std::os::unix::fs::symlink(tree.root.join("sys/devices").join(name), devices.join(name)).unwrap();
+        }
+        let around = look(&tree, "1 0 0:44 / /data rw - btrfs /dev/zzb rw\n2 0 0:45 / /p rw - proc proc rw\n", "");
+        for device in ["8:0", "8:16"] {
+            assert_eq!(around.mounted_at(number(device)), Some(Path::new("/data")));
+            assert_eq!(around.btrfs(number(device)), Some("uuid-1"));
+        }
+    }
+
+    #[test]
+    fn the_hosts_directories_are_followed_down_to_their_disks() {
+        let tree = Tree::new();
+        tree.disk("sda", "8:0", 1000, &[]);
+        tree.partition("sda", "sda1", "8:1", 1, 0, 10);
+        tree.partition("sda", "sda2", "8:2", 2, 10, 10);
+        tree.disk("sdb", "8:16", 1000, &[]);
+        tree.disk("sdc", "8:32", 1000, &[]);
+        tree.disk("md0", "9:0", 1000, &[]);
+        tree.disk("dm-0", "253:0", 1000, &[]);
+        tree.on_top("md0", "sda/sda2");
+        tree.on_top("md0", "sdb");
+        tree.on_top("dm-0", "md0");
+        tree.write("proc/1/mountinfo", "1 0 253:0 / / rw - xfs /dev/mapper/root rw\n");
+        let around = look(&tree, "1 0 0:30 / / rw - overlay overlay rw\n2 0 8:32 / / rw - ext4 /dev/sdc rw\n", "");
+        assert_eq!(around.carries(number("8:0")), Some("/"));
+        assert_eq!(around.carries(number("8:16")), Some("/"));
+        assert_eq!(around.carries(number("8:32")), None, "the root of our own container is not the host's");
+    }
+
+    #[test]
+    fn without_the_hosts_namespace_a_kubelets_files_betray_its_disk() {
+        let tree = Tree::new();
+        tree.disk("sda", "8:0", 1000, &[]);
+        tree.partition("sda", "sda3", "8:3", 3, 0, 10);
+        let mountinfo = "1 0 0:30 / / rw - overlay overlay rw\n\
+                         2 1 8:3 /lib/kubelet/pods/x/etc-hosts /etc/hosts rw - ext4 /dev/sda3 rw\n";
+        assert_eq!(look(&tree, mountinfo, "").carries(number("8:0")), Some("/var"));
+    }
+
+    #[test]
+    fn a_circle_of_devices_ends() {
+        let tree = Tree::new();
+        tree.disk("dm-0", "253:0", 1000, &[]);
+        tree.disk("dm-1", "253:1", 1000, &[]);
+        tree.on_top("dm-0", "dm-1");
+        tree.on_top("dm-1", "dm-0");
+        assert_eq!(disks_below(&tree.sysfs(), number("253:0")).len(), 2);
+    }
+
+    #[test]
+    fn a_bound_loop_without_a_node_is_one_that_does_not_answer() {
+        let tree = Tree::new();
+        tree.disk("loop3", "7:3", 100, &[("loop/backing_file", "/a")]);
+        tree.disk("loop4", "7:4", 0, &[]);
+        let around = look(&tree, "", "");
+        let answers: Vec<_> = around.loops().iter().map(|answer| (&*answer.name, answer.backing.is_some())).collect();
+        assert_eq!(answers, [("loop3", false)]);
+        // A FIFO in the node's place must not hold us up.
+        fs::create_dir_all(tree.root.join("dev")).unwrap();
+        nix::unistd::mkfifo(&tree.root.join("dev/loop3"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let around = look(&tree, "", "");
+        assert!(around.loops()[0].backing.is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_an_error_and_not_nothing() {
+        let tree = Tree::new();
+        let no_mounts = Host { proc: Proc::new(&tree.root, &tree.root), ..host(&tree, "", "") };
+        assert!(matches!(Surroundings::look(&no_mounts), Err(SurroundingsError::Mounts(_))));
+        let no_sysfs = Host { sysfs: Sysfs::new(tree.root.join("none")), ..host(&tree, "", "") };
+        assert!(matches!(Surroundings::look(&no_sysfs), Err(SurroundingsError::Loops(_))));
+    }
+}

@@ -67,3 +67,40 @@ pub fn read(dev: &Path, disk: &Node) -> Result<DiskTable, TableError> {
         (None, Some(error)) => Err(failed(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::partition_table::PartitionType;
+
+    fn table() -> DiskTable {
+        let entry = |index, start, size, protected: Option<&str>| Entry {
+            index,
+            start,
+            size,
+            kind: PartitionType::Mbr(0x83),
+            uuid: format!("uuid-{index}"),
+            protected: protected.map(str::to_owned),
+        };
+        vec![entry(1, 1000, 500, Some("EFI system")), entry(2, 2000, 500, None)].into()
+    }
+
+    #[test]
+    fn a_partition_is_found_by_its_number_and_its_start() {
+        let extent = |number, start| Extent { number, start, size: 500 };
+        assert_eq!(table().uuid(extent(2, 2000)), Some("uuid-2"));
+        assert_eq!(table().uuid(extent(2, 1000)), None);
+        assert_eq!(table().uuid(extent(3, 2000)), None);
+    }
+
+    #[test]
+    fn whatever_lies_where_a_protected_partition_is_is_protected() {
+        let protected = |start, size| table().protected(Extent { number: 9, start, size }).is_some();
+        assert!(protected(1000, 500));
+        assert!(protected(0, 1001));
+        assert!(protected(1499, 10));
+        assert!(!protected(1500, 500));
+        assert!(!protected(0, 1000));
+        assert!(!protected(2000, 500));
+    }
+}
