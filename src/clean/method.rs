@@ -24,7 +24,7 @@ const CALL_TIME: Duration = Duration::from_millis(250);
 const MIN_CHUNK: u64 = 1 << 20;
 
 /// How much is read back at a time: several devices are cleaned at once, and the whole agent fits into a few MiB.
-const READ_LEN: u64 = 256 << 10;
+const READ_LEN: u64 = 128 << 10;
 
 /// What the cleaning is told, and tells, while it works.
 pub trait Watch {
