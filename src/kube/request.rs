@@ -313,8 +313,8 @@ pub fn create_persistent_volume(pv: &PersistentVolume) -> Request {
         .with_body(JSON, &json)
 }
 
-/// A JSON merge patch. With `metadata.uid` and `metadata.resourceVersion` in it the server refuses (409) if the
-/// object is another one by now. RBAC: `patch` of `persistentvolumes`.
+/// A JSON merge patch. With `metadata.resourceVersion` in it the server refuses (409 `Conflict`) if the object has
+/// changed since; with `metadata.uid` it refuses (422 `Invalid`, seen on 1.36) if it is another object by now. RBAC: `patch` of `persistentvolumes`.
 pub fn patch_persistent_volume(name: &str, merge_patch: &Value) -> Request {
     Request::named(Verb::Patch, Resource::PersistentVolumes, name)
         .expecting("PersistentVolume")

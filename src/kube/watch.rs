@@ -32,6 +32,11 @@ const GOOD_STREAM: Duration = Duration::from_secs(5);
 /// what the server does not like (an etcd restored from a backup is behind us for ever).
 const RELIST_AFTER: u32 = 5;
 
+/// A stream that lasted so long without a single line, though the API server sends a bookmark every minute, is not
+/// believed: a server restored from a backup takes a version that it will only have in days for a good one, answers 200,
+/// and says nothing until then (seen on a real one). Costs a LIST where a server knows no bookmarks.
+const MUTE_STREAM: Duration = Duration::from_secs(120);
+
 /// What the owner of the cache is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WatchUpdate<T> {
@@ -90,6 +95,8 @@ pub struct WatchMachine<T> {
     opened: Option<Duration>,
     /// Whether the open stream moved the resourceVersion on.
     progressed: bool,
+    /// Whether the open stream said anything good.
+    spoke: bool,
     /// Whether the owner has a whole state.
     synced: bool,
     /// The reason last told with `Unsynced`.
@@ -110,6 +117,7 @@ impl<T: Object> WatchMachine<T> {
             failures: 0,
             opened: None,
             progressed: false,
+            spoke: false,
             synced: false,
             told: None,
             restarts: 0,
@@ -163,8 +171,9 @@ impl<T: Object> WatchMachine<T> {
     /// The LIST failed.
     pub fn list_failed(&mut self, now: Duration, error: &ApiError) -> Option<WatchUpdate<T>> {
         match error {
-            // The continue token expired (410), or the page was too much to hold: from the start.
-            _ if error.is_gone() => self.relist(),
+            // The continue token expired (410) or is not understood (400): from the start.
+            _ if error.is_gone() || error.code() == Some(400) => self.relist(),
+            // Too much to hold at once.
             ApiError::TooLarge { .. } => {
                 self.limit = (self.limit / 2).max(1);
                 self.relist();
@@ -180,6 +189,7 @@ impl<T: Object> WatchMachine<T> {
     pub fn opened(&mut self, now: Duration) -> Option<WatchUpdate<T>> {
         self.opened = Some(now);
         self.progressed = false;
+        self.spoke = false;
         self.told.take().map(|_| WatchUpdate::Resumed)
     }
 
@@ -193,10 +203,10 @@ impl<T: Object> WatchMachine<T> {
             Err(error) => return self.unreadable(now, &format!("no JSON ({error})"), line),
         };
         match (head.r#type.as_deref(), head.kind.as_deref()) {
-            (Some("BOOKMARK"), _) => {
-                self.progress(head.object.metadata.resource_version);
-                Line::Go(None)
-            }
+            (Some("BOOKMARK"), _) => match self.progress(head.object.metadata.resource_version) {
+                Ok(()) => Line::Go(None),
+                Err(reason) => self.backwards(now, reason),
+            },
             (Some(word @ ("ADDED" | "MODIFIED" | "DELETED")), _) => {
                 if head.object.kind.as_deref() != Some(T::KIND) {
                     return self.unreadable(now, &format!("{word} without a {}", T::KIND), line);
@@ -208,7 +218,9 @@ impl<T: Object> WatchMachine<T> {
                 if object.meta().name.is_empty() || object.meta().resource_version.is_empty() {
                     return self.unreadable(now, &format!("{word} without name or resourceVersion"), line);
                 }
-                self.progress(object.meta().resource_version.clone());
+                if let Err(reason) = self.progress(object.meta().resource_version.clone()) {
+                    return self.backwards(now, reason);
+                }
                 Line::Go(Some(match word {
                     "DELETED" => WatchUpdate::Deleted(object),
                     _ => WatchUpdate::Applied(object),
@@ -232,6 +244,7 @@ impl<T: Object> WatchMachine<T> {
         if lasted >= GOOD_STREAM {
             self.failures = 0;
             self.not_before = now;
+            self.doubt_mute(lasted);
             return None;
         }
         // A server or proxy that ends streams at once must not be asked in a tight loop.
@@ -246,6 +259,7 @@ impl<T: Object> WatchMachine<T> {
         if lasted >= GOOD_STREAM {
             self.failures = 0;
         }
+        self.doubt_mute(lasted);
         self.count_progress();
         if error.is_gone() || matches!(error, ApiError::TooLarge { .. }) || error.code() == Some(400) {
             // Too old; or a line too large to read, which would come again; or a version that the server cannot parse.
@@ -269,20 +283,43 @@ impl<T: Object> WatchMachine<T> {
         Line::Stop(self.fail(now, None, format!("a line of the watch is {what}: {}", excerpt(line))))
     }
 
-    /// The stream said something good: go on from there.
-    fn progress(&mut self, version: String) {
-        if let Phase::Watching { resource_version } = &mut self.phase
-            && !version.is_empty()
-            && *resource_version != version
+    /// The stream said something good: go on from there. Not if it is older than what was seen already: then the
+    /// server's history is another one than ours.
+    fn progress(&mut self, version: String) -> Result<(), String> {
+        let Phase::Watching { resource_version } = &mut self.phase else { return Ok(()) };
+        if version.is_empty() {
+            return Ok(());
+        }
+        // Numbers by the API's contract (KEP-5504); of anything else no order is known.
+        if let (Ok(old), Ok(new)) = (resource_version.parse::<u128>(), version.parse::<u128>())
+            && new < old
         {
+            return Err(format!("the API server went back from resourceVersion {old} to {new}"));
+        }
+        self.spoke = true;
+        if *resource_version != version {
             *resource_version = version;
             self.progressed = true;
         }
+        Ok(())
+    }
+
+    fn backwards(&mut self, now: Duration, reason: String) -> Line<T> {
+        self.opened = None;
+        self.relist();
+        Line::Stop(self.fail(now, None, reason))
     }
 
     fn count_progress(&mut self) {
         if std::mem::take(&mut self.progressed) {
             self.failures = 0;
+        }
+    }
+
+    /// See [`MUTE_STREAM`].
+    fn doubt_mute(&mut self, lasted: Duration) {
+        if lasted >= MUTE_STREAM && !self.spoke {
+            self.relist();
         }
     }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Whom we trust, and the certificate by which we are known.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Trust {
     /// The cluster's CA certificates. Nothing else is trusted: no public roots.
     pub roots: Arc<Vec<CertificateDer<'static>>>,
@@ -17,6 +17,17 @@ pub struct Trust {
     /// `tls-server-name`: the name that the server's certificate must carry, where it is not the host of the URL.
     pub server_name: Option<String>,
     pub identity: Option<ClientIdentity>,
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust")
+            .field("roots", &self.roots.len())
+            .field("insecure", &self.insecure)
+            .field("server_name", &self.server_name)
+            .field("identity", &self.identity)
+            .finish()
+    }
 }
 
 /// A client certificate with its key, known to belong together.

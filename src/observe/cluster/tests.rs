@@ -57,7 +57,9 @@ fn watch(client: &Client) -> (Handle, Updates, Arc<AtomicUsize>) {
         client,
         Target::node("n"),
         move |update| drop(sender.send(update)),
-        move || drop(counter.fetch_add(1, Ordering::SeqCst)),
+        move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        },
     );
     (handle.unwrap(), updates, restarts)
 }
