@@ -3,14 +3,16 @@
 
 use serde_json::{Value, json};
 
+use crate::deletion::{self, Deleted};
 use crate::http::{Request, Response};
 use crate::hub::Hub;
 use crate::list::{self, Selection};
 use crate::object::{self, Object, strings};
-use crate::registry::{self, Deleted, Options, PatchType, Target};
+use crate::registry::{self, Options, PatchType, Target};
 use crate::resources::{Id, RESOURCES, group_versions};
 use crate::route::RequestInfo;
 use crate::status::{ApiError, FieldError};
+use crate::table::Include;
 use crate::watch::{self, Watch};
 use crate::{discovery, rbac, table};
 
@@ -91,6 +93,8 @@ fn serve(hub: &Hub, request: &Request, info: &RequestInfo) -> Result<Answer, Api
             let selection = Selection::parse(id, namespace, request)?;
             watch::open(hub, info, selection, request).map(|w| Answer::Watch(Box::new(w)))
         }
+        // Over all namespaces there is only reading.
+        "create" | "deletecollection" if row.namespaced && namespace.is_empty() => Err(ApiError::method_not_allowed()),
         "create" if !info.named => {
             let body = json_body(request)?;
             let options = write_options(request, "CreateOptions")?;
@@ -106,7 +110,7 @@ fn serve(hub: &Hub, request: &Request, info: &RequestInfo) -> Result<Answer, Api
         "patch" if info.named => patch(hub, request, &target),
         "delete" => {
             let options = delete_options(request)?;
-            Ok(deleted(request, hub.write(|s| registry::delete(s, &target, &options))?))
+            Ok(deleted(request, hub.write(|s| deletion::delete(s, &target, &options))?))
         }
         "deletecollection" => delete_collection(hub, request, id, namespace),
         _ => Err(ApiError::method_not_allowed()),
@@ -122,7 +126,8 @@ fn accepts_json(accept: &str) -> bool {
 }
 
 fn one(request: &Request, status: u16, o: &Object) -> Answer {
-    let body = if table::wanted(request.header("accept")) { table::of_one(o) } else { o.render() };
+    let body =
+        if table::wanted(request.header("accept")) { table::of_one(o, Include::of(request)) } else { o.render() };
     Answer::Full(Response::json(status, body))
 }
 
@@ -162,7 +167,7 @@ fn list(hub: &Hub, request: &Request, id: Id, namespace: &str) -> Result<Answer,
     }
     let page = list::list(&hub.store(), &selection, request)?;
     let as_table = table::wanted(request.header("accept"));
-    let body = if as_table { table::of_page(id, &page) } else { page.render(id) };
+    let body = if as_table { table::of_page(id, &page, Include::of(request)) } else { page.render(id) };
     Ok(Answer::Full(Response::json(200, body)))
 }
 
@@ -242,7 +247,7 @@ fn delete_collection(hub: &Hub, request: &Request, id: Id, namespace: &str) -> R
     let page = hub.write(|store| {
         let page = list::list(store, &selection, request)?;
         for o in &page.items {
-            match registry::delete(store, &Target::new(id, &o.namespace, &o.name), &options) {
+            match deletion::delete(store, &Target::new(id, &o.namespace, &o.name), &options) {
                 Err(e) if e.code != 404 => return Err(e),
                 _ => {}
             }

@@ -12,7 +12,7 @@ use crate::rbac::Rule;
 use crate::store::Store;
 
 /// The log keeps this many requests; a soak must not eat the machine.
-const LOG_LIMIT: usize = 200_000;
+const LOG_LIMIT: usize = 100_000;
 
 /// What tests can turn while the server runs.
 #[derive(Debug, Clone)]

@@ -6,6 +6,7 @@ mod clock;
 mod connection;
 mod controllers;
 mod defaults;
+mod deletion;
 mod discovery;
 mod faults;
 mod http;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::controllers;
+use crate::deletion;
 use crate::faults::Fault;
 use crate::hub::{Hub, RequestRecord, Settings};
 use crate::object::{self, text};
@@ -217,7 +218,7 @@ impl Server {
     pub fn delete(&self, resource_name: &str, name: &str) -> Result<(), ApiError> {
         let target = target(resource_name, name)?;
         let now = json!({ "gracePeriodSeconds": 0 });
-        self.hub.write(|s| registry::delete(s, &target, &now)).map(drop)
+        self.hub.write(|s| deletion::delete(s, &target, &now)).map(drop)
     }
 
     /// Deletes whatever the finalizers say; whether there was something.

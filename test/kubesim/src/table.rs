@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::clock;
+use crate::http::Request;
 use crate::list::Page;
 use crate::object::{Object, strings, text};
 use crate::resources::{EVENTS, Id, JOBS, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, STORAGE_CLASSES};
@@ -242,12 +243,37 @@ fn cells(o: &Object, v: &Value) -> Vec<Value> {
     }
 }
 
-fn row(o: &Object) -> Value {
+/// What each row carries beside its cells, as `includeObject` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Include {
+    Nothing,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub fn of(request: &Request) -> Self {
+        match request.param("includeObject") {
+            "None" => Self::Nothing,
+            "Object" => Self::Object,
+            _ => Self::Metadata,
+        }
+    }
+}
+
+fn row(o: &Object, include: Include) -> Value {
     let v = o.body();
-    json!({
-        "cells": cells(o, &v),
-        "object": { "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": v["metadata"] },
-    })
+    let mut row = json!({ "cells": cells(o, &v) });
+    match include {
+        Include::Nothing => {}
+        Include::Metadata => {
+            row["object"] = json!({
+                "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": v["metadata"],
+            });
+        }
+        Include::Object => row["object"] = o.value(),
+    }
+    row
 }
 
 fn table(resource: Id, metadata: &Value, rows: Vec<Value>) -> String {
@@ -263,11 +289,11 @@ fn table(resource: Id, metadata: &Value, rows: Vec<Value>) -> String {
 }
 
 /// A single object as a Table.
-pub fn of_one(o: &Object) -> String {
-    table(o.resource, &json!({ "resourceVersion": o.rv.to_string() }), vec![row(o)])
+pub fn of_one(o: &Object, include: Include) -> String {
+    table(o.resource, &json!({ "resourceVersion": o.rv.to_string() }), vec![row(o, include)])
 }
 
 /// A page as a Table.
-pub fn of_page(resource: Id, page: &Page) -> String {
-    table(resource, &page.metadata(), page.items.iter().map(|o| row(o)).collect())
+pub fn of_page(resource: Id, page: &Page, include: Include) -> String {
+    table(resource, &page.metadata(), page.items.iter().map(|o| row(o, include)).collect())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::faults::WatchFault;
 use crate::http::{self, Request};
-use crate::hub::{Hub, Settings};
+use crate::hub::Hub;
 use crate::list::{self, Selection};
 use crate::object::{self, Object};
 use crate::route::RequestInfo;
@@ -22,6 +22,8 @@ const BATCH: usize = 500;
 const LIVENESS: Duration = Duration::from_millis(250);
 /// A watch without timeoutSeconds lives between this and twice this, as with `--min-request-timeout`.
 const DEFAULT_TIMEOUT: u64 = 1800;
+/// The last bookmark comes this long before the end.
+const PARTING_BOOKMARK: Duration = Duration::from_secs(2);
 
 /// A watch that was accepted.
 #[derive(Debug)]
@@ -36,7 +38,7 @@ pub struct Watch {
     /// An ERROR event to begin and end with.
     error: Option<ApiError>,
     bookmarks: bool,
-    as_table: bool,
+    as_table: Option<table::Include>,
     timeout: Duration,
     epoch: u64,
 }
@@ -84,7 +86,7 @@ pub fn open(hub: &Hub, info: &RequestInfo, selection: Selection, request: &Reque
         initial_bookmark: streamed,
         error: None,
         bookmarks: request.flag("allowWatchBookmarks"),
-        as_table: table::wanted(request.header("accept")),
+        as_table: table::wanted(request.header("accept")).then(|| table::Include::of(request)),
         timeout: Duration::from_secs(timeout),
         epoch: store.epoch(),
         selection,
@@ -195,7 +197,10 @@ pub fn serve(hub: &Hub, mut watch: Watch, socket: &TcpStream) -> io::Result<bool
 
 impl Watch {
     fn body(&self, o: &Object) -> String {
-        if self.as_table { table::of_one(o) } else { o.render() }
+        match self.as_table {
+            Some(include) => table::of_one(o, include),
+            None => o.render(),
+        }
     }
 
     fn begin(&mut self, stream: &mut Stream<'_>) -> io::Result<Next> {
@@ -246,14 +251,65 @@ fn inject(hub: &Hub, fault: WatchFault, socket: &TcpStream, stream: &mut Stream<
     }
 }
 
+/// When a watch is due to say or do something without a change.
+struct Schedule {
+    deadline: Instant,
+    /// `None` when bookmarks were not asked for.
+    bookmark: Option<Instant>,
+}
+
+impl Schedule {
+    fn of(watch: &Watch, interval: Duration) -> Self {
+        let mut schedule = Self { deadline: Instant::now() + watch.timeout, bookmark: None };
+        if watch.bookmarks {
+            schedule.next_bookmark(interval);
+        }
+        schedule
+    }
+
+    /// Regularly, and once shortly before the end, so that a client resumes from where it really was.
+    fn next_bookmark(&mut self, interval: Duration) {
+        let now = Instant::now();
+        let regular = now + interval;
+        let parting = self.deadline.checked_sub(PARTING_BOOKMARK).filter(|at| *at > now);
+        self.bookmark = Some(parting.map_or(regular, |at| at.min(regular)));
+    }
+
+    fn nap(&self) -> Duration {
+        let next = self.bookmark.map_or(self.deadline, |b| b.min(self.deadline));
+        next.saturating_duration_since(Instant::now()).min(LIVENESS)
+    }
+}
+
+/// Sends what changed; the fault of a watch may strike between two events.
+fn show(
+    hub: &Hub,
+    watch: &mut Watch,
+    changes: &[Change],
+    socket: &TcpStream,
+    stream: &mut Stream<'_>,
+) -> io::Result<Next> {
+    for change in changes {
+        let Some((kind, o)) = event_of(change, &watch.selection) else { continue };
+        let body = watch.body(&o);
+        if let Next::Cut = stream.event(kind, &body)? {
+            return Ok(Next::Cut);
+        }
+        watch.rv = change.rv;
+        if let Some(fault) = hub.faults.take_watch(&watch.info, stream.sent)
+            && let next @ (Next::End | Next::Cut) = inject(hub, fault, socket, stream)?
+        {
+            return Ok(next);
+        }
+    }
+    Ok(Next::On)
+}
+
 fn run(hub: &Hub, watch: &mut Watch, socket: &TcpStream, stream: &mut Stream<'_>) -> io::Result<Next> {
     if let next @ (Next::End | Next::Cut) = watch.begin(stream)? {
         return Ok(next);
     }
-    stream.out.flush()?;
-    let started = Instant::now();
-    let mut last_sent = Instant::now();
-    // A bookmark is worth a line only when the revision has moved; the first one always is.
+    let mut schedule = Schedule::of(watch, hub.settings().bookmark_interval);
     let mut last_look = Instant::now();
     loop {
         if let Some(fault) = hub.faults.take_watch(&watch.info, stream.sent)
@@ -262,65 +318,45 @@ fn run(hub: &Hub, watch: &mut Watch, socket: &TcpStream, stream: &mut Stream<'_>
             return Ok(next);
         }
         stream.out.flush()?;
-        let Settings { bookmark_interval, .. } = hub.settings();
+        if last_look.elapsed() >= LIVENESS {
+            last_look = Instant::now();
+            if is_gone(socket) {
+                return Ok(Next::Cut);
+            }
+        }
         let store = hub.store();
         if hub.is_stopping() {
             return Ok(Next::Cut);
         }
-        if store.epoch() != watch.epoch {
-            return Ok(Next::End);
-        }
-        if watch.rv < store.trimmed() {
-            // It fell behind the history: the real server drops such a watcher without a word.
+        // Another past, or too far behind: the real server drops such a watcher without a word.
+        if store.epoch() != watch.epoch || watch.rv < store.trimmed() {
             return Ok(Next::End);
         }
         let (changes, reached) = store.changes_after(Some(watch.selection.resource), watch.rv, BATCH);
+        // From the future: a bookmark below the revision that was asked for would send the client back.
+        let known = reached <= store.rv();
         if changes.is_empty() {
-            watch.rv = watch.rv.max(reached);
-            let left = watch.timeout.saturating_sub(started.elapsed());
-            let until_bookmark = bookmark_interval.saturating_sub(last_sent.elapsed());
-            let due = watch.bookmarks && until_bookmark.is_zero();
-            if !due && !left.is_zero() {
-                let nap = if watch.bookmarks { left.min(until_bookmark) } else { left };
-                drop(hub.wait(store, nap.min(LIVENESS)));
-                if last_look.elapsed() >= LIVENESS {
-                    last_look = Instant::now();
-                    if is_gone(socket) {
-                        return Ok(Next::Cut);
-                    }
-                }
+            watch.rv = reached;
+            let now = Instant::now();
+            if now < schedule.deadline && schedule.bookmark.is_none_or(|at| now < at) {
+                drop(hub.wait(store, schedule.nap()));
                 continue;
             }
-            // Not from the future: a bookmark below the revision that was asked for would send the client back.
-            let known = watch.rv <= store.rv();
-            drop(store);
-            if left.is_zero() {
-                return Ok(Next::End);
-            }
-            last_sent = Instant::now();
+        }
+        drop(store);
+        if let next @ (Next::End | Next::Cut) = show(hub, watch, &changes, socket, stream)? {
+            return Ok(next);
+        }
+        watch.rv = watch.rv.max(reached);
+        let now = Instant::now();
+        if now >= schedule.deadline {
+            return Ok(Next::End);
+        }
+        if schedule.bookmark.is_some_and(|at| now >= at) {
             if known {
                 stream.line(&watch.bookmark(false))?;
             }
-            continue;
-        }
-        drop(store);
-        for change in &changes {
-            if let Some((kind, o)) = event_of(change, &watch.selection) {
-                let body = watch.body(&o);
-                if let Next::Cut = stream.event(kind, &body)? {
-                    return Ok(Next::Cut);
-                }
-                watch.rv = change.rv;
-                if let Some(fault) = hub.faults.take_watch(&watch.info, stream.sent)
-                    && let next @ (Next::End | Next::Cut) = inject(hub, fault, socket, stream)?
-                {
-                    return Ok(next);
-                }
-            }
-        }
-        watch.rv = watch.rv.max(reached);
-        if started.elapsed() >= watch.timeout {
-            return Ok(Next::End);
+            schedule.next_bookmark(hub.settings().bookmark_interval);
         }
     }
 }

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::collector::drop_finalizer;
+use super::matching::{Facts, Nodes, Wish, feasible_nodes};
 use crate::defaults::{PV_PROTECTION, PVC_PROTECTION};
 use crate::hub::Hub;
-use crate::object::{self, Object, finalizers, strings, text};
-use crate::quantity::Quantity;
+use crate::object::{self, Object, finalizers, text};
 use crate::registry::{self, Options, PatchType, Target};
 use crate::resources::{NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, STORAGE_CLASSES};
-use crate::selector::LabelSelector;
 use crate::store::{Change, Store};
 
 const BIND_COMPLETED: &str = "pv.kubernetes.io/bind-completed";
@@ -23,19 +22,6 @@ const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
 /// Both spellings are set on a claim that an external provisioner is to serve.
 const PROVISIONER: [&str; 2] =
     ["volume.kubernetes.io/storage-provisioner", "volume.beta.kubernetes.io/storage-provisioner"];
-
-/// What matching looks at, so that a claim does not parse 30,000 volumes.
-#[derive(Debug)]
-struct Facts {
-    class: String,
-    capacity: i128,
-    modes: Vec<String>,
-    block: bool,
-    available: bool,
-    /// Namespace, name and UID of the claimRef.
-    claim: Option<(String, String, String)>,
-    labels: Vec<(String, String)>,
-}
 
 /// The volumes that are known, and what is to be looked at.
 #[derive(Debug, Default)]
@@ -53,26 +39,6 @@ fn annotation<'a>(body: &'a Value, key: &str) -> &'a str {
 
 fn is_dying(body: &Value) -> bool {
     !text(body, "/metadata/deletionTimestamp").is_empty()
-}
-
-fn bytes(value: &Value, at: &str) -> i128 {
-    value.pointer(at).and_then(Value::as_str).and_then(Quantity::parse).map_or(0, |q| q.value())
-}
-
-fn facts(o: &Object) -> Facts {
-    let v = o.body();
-    let claim = v
-        .pointer("/spec/claimRef")
-        .map(|c| (text(c, "/namespace").to_owned(), text(c, "/name").to_owned(), text(c, "/uid").to_owned()));
-    Facts {
-        class: text(&v, "/spec/storageClassName").to_owned(),
-        capacity: bytes(&v, "/spec/capacity/storage"),
-        modes: strings(v.pointer("/spec/accessModes")),
-        block: text(&v, "/spec/volumeMode") == "Block",
-        available: text(&v, "/status/phase") == "Available" && !is_dying(&v),
-        claim,
-        labels: o.labels.clone(),
-    }
 }
 
 fn volume_target(name: &str) -> Target {
@@ -106,7 +72,7 @@ impl Binder {
     }
 
     fn note_volume(&mut self, o: &Arc<Object>) {
-        let facts = facts(o);
+        let facts = Facts::of(o);
         if let Some((namespace, name, _)) = &facts.claim {
             self.dirty_claims.insert(object::key(namespace, name));
         }
@@ -209,43 +175,21 @@ impl Binder {
 
     /// The smallest volume that fits, or one that names the claim already. May ask a provisioner instead.
     fn choose(&self, store: &mut Store, claim: &Arc<Object>, body: &Value) -> Option<String> {
-        let class_name = text(body, "/spec/storageClassName").to_owned();
-        let class = store.get(STORAGE_CLASSES, &class_name).map(|c| c.body());
+        let wish = Wish::of(claim, body);
+        if let Some(name) = wish.promised(&self.volumes) {
+            return Some(name.to_owned());
+        }
+        let class = store.get(STORAGE_CLASSES, &wish.class).map(|c| c.body());
         let waits = class.as_ref().is_some_and(|c| text(c, "/volumeBindingMode") == "WaitForFirstConsumer");
         let consumers = if waits { consumers(store, claim) } else { Vec::new() };
         let selected = annotation(body, SELECTED_NODE);
-        let wanted = bytes(body, "/spec/resources/requests/storage");
-        let modes = strings(body.pointer("/spec/accessModes"));
-        let block = text(body, "/spec/volumeMode") == "Block";
-        let selector = claim_selector(body);
-        let fits = |f: &Facts| {
-            f.class == class_name
-                && f.block == block
-                && f.capacity >= wanted
-                && modes.iter().all(|m| f.modes.contains(m))
-                && selector.matches(&f.labels)
-        };
-        let preset = self.volumes.iter().find(|(_, f)| {
-            f.claim.as_ref().is_some_and(|(namespace, name, uid)| {
-                *namespace == claim.namespace && *name == claim.name && (uid.is_empty() || *uid == claim.uid)
-            }) && f.capacity >= wanted
-        });
-        if let Some((name, _)) = preset {
-            return Some(name.clone());
-        }
         if waits && consumers.is_empty() && selected.is_empty() {
             return None;
         }
-        let mut candidates: Vec<(&String, &Facts)> =
-            self.volumes.iter().filter(|(_, f)| f.available && f.claim.is_none() && fits(f)).collect();
-        candidates.sort_by_key(|(name, f)| (f.capacity, (*name).clone()));
         let nodes = if waits { feasible_nodes(store, &consumers, selected) } else { Nodes::Any };
-        let chosen = candidates.into_iter().find(|(name, _)| match store.get(PERSISTENT_VOLUMES, name) {
-            Some(volume) => nodes.reach(&volume.body()),
-            None => false,
-        });
-        if let Some((name, _)) = chosen {
-            return Some(name.clone());
+        let reached = |name: &str| store.get(PERSISTENT_VOLUMES, name).is_some_and(|v| nodes.reach(&v.body()));
+        if let Some(name) = wish.candidates(&self.volumes).into_iter().find(|name| reached(name)) {
+            return Some(name.to_owned());
         }
         self.ask_provisioner(store, claim, body, class.as_ref()?, waits, &nodes);
         None
@@ -276,23 +220,6 @@ impl Binder {
     }
 }
 
-fn claim_selector(body: &Value) -> LabelSelector {
-    let mut parts = Vec::new();
-    for (key, value) in body.pointer("/spec/selector/matchLabels").and_then(Value::as_object).into_iter().flatten() {
-        parts.push(format!("{key}={}", value.as_str().unwrap_or("")));
-    }
-    for rule in body.pointer("/spec/selector/matchExpressions").and_then(Value::as_array).into_iter().flatten() {
-        let (key, values) = (text(rule, "/key"), strings(rule.get("values")).join(","));
-        parts.push(match text(rule, "/operator") {
-            "In" => format!("{key} in ({values})"),
-            "NotIn" => format!("{key} notin ({values})"),
-            "DoesNotExist" => format!("!{key}"),
-            _ => key.to_owned(),
-        });
-    }
-    LabelSelector::parse(&parts.join(",")).unwrap_or_default()
-}
-
 fn claims_of(pod: &Value) -> Vec<String> {
     let volumes = pod.pointer("/spec/volumes").and_then(Value::as_array);
     let name = |v: &Value| text(v, "/persistentVolumeClaim/claimName").to_owned();
@@ -308,72 +235,6 @@ fn consumers(store: &Store, claim: &Object) -> Vec<Value> {
         .map(|pod| pod.body())
         .filter(|pod| claims_of(pod).contains(&claim.name))
         .collect()
-}
-
-/// Where the first consumer may run.
-enum Nodes {
-    Any,
-    These(Vec<(String, Vec<(String, String)>)>),
-}
-
-fn feasible_nodes(store: &Store, consumers: &[Value], selected: &str) -> Nodes {
-    let named =
-        if selected.is_empty() { consumers.first().map_or("", |pod| text(pod, "/spec/nodeName")) } else { selected };
-    let wanted =
-        consumers.first().and_then(|pod| pod.pointer("/spec/nodeSelector")?.as_object().cloned()).unwrap_or_default();
-    let nodes: Vec<_> = store
-        .range(NODES, "", "")
-        .filter(|n| named.is_empty() || n.name == named)
-        .filter(|n| wanted.iter().all(|(k, v)| n.labels.iter().any(|(nk, nv)| nk == k && v == nv)))
-        .map(|n| (n.name.clone(), n.labels.clone()))
-        .collect();
-    if store.len(NODES) > 0 {
-        return Nodes::These(nodes);
-    }
-    // A test without Node objects: the name stands for the node and its hostname label.
-    if named.is_empty() {
-        Nodes::Any
-    } else {
-        Nodes::These(vec![(named.to_owned(), vec![("kubernetes.io/hostname".to_owned(), named.to_owned())])])
-    }
-}
-
-impl Nodes {
-    fn first(&self) -> Option<&str> {
-        match self {
-            Self::Any => None,
-            Self::These(list) => list.first().map(|(name, _)| name.as_str()),
-        }
-    }
-
-    /// Whether the affinity of a volume admits one of the nodes.
-    fn reach(&self, volume: &Value) -> bool {
-        let Self::These(list) = self else { return true };
-        let Some(terms) = volume.pointer("/spec/nodeAffinity/required/nodeSelectorTerms").and_then(Value::as_array)
-        else {
-            return true;
-        };
-        list.iter().any(|(name, labels)| {
-            terms.iter().any(|term| {
-                let rules = |field: &str| term[field].as_array().cloned().unwrap_or_default();
-                let own_name = [("metadata.name".to_owned(), name.clone())];
-                rules("matchExpressions").iter().all(|r| admits(r, labels))
-                    && rules("matchFields").iter().all(|r| admits(r, &own_name))
-            })
-        })
-    }
-}
-
-fn admits(rule: &Value, labels: &[(String, String)]) -> bool {
-    let value = labels.iter().find(|(k, _)| k == text(rule, "/key")).map(|(_, v)| v);
-    let values = strings(rule.get("values"));
-    match text(rule, "/operator") {
-        "In" => value.is_some_and(|v| values.contains(v)),
-        "NotIn" => value.is_none_or(|v| !values.contains(v)),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        _ => false,
-    }
 }
 
 fn is_free_for(volume: &Value, claim: &Object) -> bool {

@@ -1,11 +1,12 @@
 //! Owns garbage collection: dependents follow their owners, foreground deletion waits for them, orphaning lets
 //! them go, and a namespace takes its content along.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use crate::deletion;
 use crate::hub::Hub;
 use crate::object::{Object, finalizers, metadata_mut, text};
 use crate::registry::{self, Options, PatchType, Target};
@@ -15,8 +16,8 @@ use crate::store::{Change, Store};
 /// What there is to look at.
 #[derive(Debug, Default)]
 pub struct Collector {
-    /// UIDs of owners that are gone.
-    gone: BTreeSet<String>,
+    /// Who is owned by a UID: a scan over 30,000 volumes for each deletion would be too much.
+    owned: HashMap<String, BTreeSet<(Id, String)>>,
     /// Objects with owners, whose owners are to be looked for.
     dependents: BTreeSet<(Id, String)>,
     /// Objects that wait for `foregroundDeletion` or `orphan`.
@@ -69,7 +70,8 @@ impl Collector {
     }
 
     fn look(&mut self, o: &Arc<Object>) {
-        if !o.owners.is_empty() {
+        for uid in &o.owners {
+            self.owned.entry(uid.clone()).or_default().insert((o.resource, o.key()));
             self.dependents.insert((o.resource, o.key()));
         }
         // A cheap look before the text is parsed.
@@ -79,8 +81,13 @@ impl Collector {
     }
 
     pub fn note(&mut self, change: &Change) {
+        for uid in change.old.iter().flat_map(|o| &o.owners) {
+            if let Some(set) = self.owned.get_mut(uid) {
+                set.remove(&(change.new.resource, change.new.key()));
+            }
+        }
         if change.deleted {
-            self.gone.insert(change.new.uid.clone());
+            self.dependents.extend(self.owned.remove(&change.new.uid).into_iter().flatten());
             if !change.new.owners.is_empty() {
                 self.waiting.append(&mut self.blocked);
             }
@@ -93,18 +100,12 @@ impl Collector {
     }
 
     pub fn has_work(&self) -> bool {
-        !(self.gone.is_empty() && self.dependents.is_empty() && self.waiting.is_empty() && self.namespaces.is_empty())
+        !(self.dependents.is_empty() && self.waiting.is_empty() && self.namespaces.is_empty())
     }
 
     pub fn work(&mut self, hub: &Hub) {
         if !self.has_work() {
             return;
-        }
-        if !self.gone.is_empty() {
-            let gone = std::mem::take(&mut self.gone);
-            let store = hub.store();
-            let orphans = store.all().filter(|o| o.owners.iter().any(|uid| gone.contains(uid)));
-            self.dependents.extend(orphans.map(|o| (o.resource, o.key())));
         }
         for (id, key) in std::mem::take(&mut self.dependents) {
             hub.write(|store| collect(store, id, &key));
@@ -121,7 +122,7 @@ impl Collector {
                     .flat_map(|id| store.range(id, &prefix, "").cloned().collect::<Vec<_>>())
                     .collect();
                 for o in all {
-                    let _ = registry::delete(store, &target(&o), &json!({ "gracePeriodSeconds": 0 }));
+                    let _ = deletion::delete(store, &target(&o), &json!({ "gracePeriodSeconds": 0 }));
                 }
             });
         }
@@ -140,7 +141,7 @@ fn collect(store: &mut Store, id: Id, key: &str) {
     if living.is_empty() {
         // Gone in between, or refused: the next change brings it back here.
         let options = json!({ "preconditions": { "uid": o.uid }, "propagationPolicy": "Background" });
-        let _ = registry::delete(store, &target(&o), &options);
+        let _ = deletion::delete(store, &target(&o), &options);
     } else {
         set_list(&mut body, "ownerReferences", &living);
         let _ = registry::update(store, &target(&o), body, Options::default());
@@ -168,7 +169,7 @@ fn finish(store: &mut Store, id: Id, key: &str) -> bool {
         for d in &dependents {
             let options = json!({ "preconditions": { "uid": d.uid }, "propagationPolicy": "Foreground" });
             if text(&d.body(), "/metadata/deletionTimestamp").is_empty() {
-                let _ = registry::delete(store, &target(d), &options);
+                let _ = deletion::delete(store, &target(d), &options);
             }
         }
         let blocked = store.all().filter(|d| d.owners.contains(&o.uid)).any(|d| {

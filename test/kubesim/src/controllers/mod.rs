@@ -3,6 +3,7 @@
 
 mod binder;
 mod collector;
+mod matching;
 
 use std::time::Duration;
 
