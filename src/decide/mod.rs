@@ -341,12 +341,10 @@ impl<'a> Ctx<'a> {
     }
 
     fn hold_back_if_ledger_fails(&mut self) {
-        if let Some((_, until)) = &self.s.ledger_fault {
-            if *until > self.s.now {
-                self.plan.writes.clear();
-                self.plan.marker = None;
-                self.plan.wake(*until);
-            }
+        if let Some((_, until)) = self.s.ledger_fault.as_ref().filter(|(_, until)| *until > self.s.now) {
+            self.plan.writes.clear();
+            self.plan.marker = None;
+            self.plan.wake(*until);
         }
     }
 }

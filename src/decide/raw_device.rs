@@ -158,48 +158,35 @@ pub(super) fn entry<'a>(ctx: &mut Ctx<'a>, entry: &'a Entry) {
 }
 
 fn not_here(ctx: &mut Ctx<'_>, entry: &Entry, home: &Home) {
-    match (home, &entry.state) {
-        (Home::Ambiguous(why), _) => {
-            let report = ctx.report(entry, Word::Error, why.clone());
-            ctx.push(report);
-        }
+    if let State::Offering { pv, offer_id } = &entry.state
+        && offer_answered(ctx, entry, pv, offer_id)
+    {
+        return;
+    }
+    let report = match (home, &entry.state) {
         (Home::Unsure(_), State::Offering { .. }) => {
             let why = "it has no strong identity, and the POST of its PV was not answered before the reboot";
-            quarantine(ctx, entry, why);
+            return quarantine(ctx, entry, why);
         }
-        (Home::Unsure(index), State::Clean { .. } | State::Preparing | State::Refused { .. }) => {
-            // Nothing rests on it but what can be found out again: blank anew, or refused anew.
-            let content = ctx.devices.groups[*index].device.content.clone();
-            match content {
-                Content::Blank if matches!(entry.state, State::Preparing) => adopt_medium(ctx, entry, *index),
-                Content::Blank => adopt_medium(ctx, entry, *index),
-                Content::Data { found } => {
-                    let nonce = ctx.nonce();
-                    rewrite(ctx, entry, *index, State::Refused { nonce, found });
-                }
-                _ => {
-                    let report = ctx.report(entry, Word::Waiting, "its content has not been read since the reboot");
-                    ctx.push(report);
-                }
+        // Nothing rests on these but what can be found out again: blank anew, or refused anew.
+        (Home::Unsure(index), _) => match ctx.devices.groups[*index].device.content.clone() {
+            Content::Blank => return rewrite(ctx, entry, *index, State::Preparing),
+            Content::Data { found } => {
+                let nonce = ctx.nonce();
+                return rewrite(ctx, entry, *index, State::Refused { nonce, found });
             }
-        }
-        (Home::Silent(error), _) => {
-            let report = ctx.report(entry, Word::Error, error.clone());
-            ctx.push(report);
-        }
-        // A blank or refused device that was taken away concerns nobody; a PV may still appear for an offer.
-        (Home::Absent, State::Offering { pv, offer_id }) => {
-            if !offer_answered(ctx, entry, pv, offer_id) {
-                let report = ctx.report(entry, Word::Absent, "the device went away while its PV was being made");
-                ctx.push(report);
+            Content::NotRead | Content::Unreadable { .. } => {
+                ctx.report(entry, Word::Waiting, "its content has not been read since the reboot")
             }
+        },
+        (Home::Ambiguous(why) | Home::Silent(why), _) => ctx.report(entry, Word::Error, why.clone()),
+        (Home::Absent, State::Offering { .. }) => {
+            ctx.report(entry, Word::Absent, "the device went away while its PV was being made")
         }
-        _ => {}
-    }
-}
-
-fn adopt_medium(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
-    rewrite(ctx, entry, index, State::Preparing);
+        // A blank or refused device that was taken away concerns nobody.
+        _ => return,
+    };
+    ctx.push(report);
 }
 
 /// Writes a state and takes the device at the entry's path for its device from now on.

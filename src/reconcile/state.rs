@@ -57,7 +57,7 @@ impl State {
         match event {
             Event::Node(update) => {
                 let before = self.configmap_wanted();
-                match update {
+                match *update {
                     WatchUpdate::Replaced(nodes) => self.snapshot.node = Some(nodes.into_iter().next()),
                     WatchUpdate::Applied(node) => self.snapshot.node = Some(Some(node)),
                     WatchUpdate::Deleted(_) => self.snapshot.node = Some(None),
@@ -78,7 +78,7 @@ impl State {
                 self.settle_settings();
             }
             Event::ConfigMap(..) => {}
-            Event::Pvs(update) => self.pvs(update),
+            Event::Pvs(update) => self.pvs(*update),
             Event::DevicesChanged | Event::Poll => self.looks.wanted = true,
             Event::Scanned(report) => self.scanned(report),
             Event::Clean(event) => self.cleaning(event),
