@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use crossbeam_channel::bounded;
 
-    const DEADLINE: Duration = Duration::from_millis(200);
+    const DEADLINE: Duration = Duration::from_millis(500);
 
     /// A pool, what stops it, and a gate that hanging work waits at: it opens when the sender is dropped.
     struct Bench {

@@ -2,4 +2,5 @@
 
 mod clean;
 mod loops;
+mod observe;
 mod signature;
