@@ -5,7 +5,7 @@
 //! own exclusive tries would take each other for a stranger. What hangs holds up nothing else.
 
 use super::discover::{Discovery, discover};
-use super::pool::{Job, Outcome, Pool, Stop};
+use super::pool::{HURRIED, Job, Outcome, Pool, Stop};
 use super::probe::{Depth, Prober, Spot};
 use super::surroundings::{LoopAnswer, Surroundings};
 use crate::host::sysfs::Node;
@@ -26,7 +26,7 @@ use std::time::Duration;
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Devices opened at a time: reading them overlaps, and two cores are not kept from the node's own work.
-const OPENED_AT_ONCE: usize = 4;
+const OPENED_AT_ONCE: usize = HURRIED;
 
 /// A look from outside is a few system calls: a second thread would cost more than it saves.
 const OUTSIDE_AT_ONCE: usize = 1;
@@ -153,7 +153,10 @@ impl Scan {
         let untouched = self.untouched(request, &spots);
 
         let around = match self.surroundings()? {
-            Ok(around) => around,
+            Ok(mut around) => {
+                around.set_volumes(untouched.iter().map(|spot| (spot.place, spot.disk)).collect());
+                around
+            }
             Err(why) => {
                 // Without knowing what is in use, nothing is known.
                 let failed = |path: PathBuf| Observation {
