@@ -157,7 +157,8 @@ fn clean(
 
     let had_partitions = file.has_partitions();
     let watch = JobWatch { job, shared, tell, total: plan.total() };
-    let method = Method { medium: &file, cleaning: job.cleaning, plan: &plan, size, watch: &watch };
+    let name = job.path.to_string_lossy();
+    let method = Method { medium: &file, cleaning: job.cleaning, plan: &plan, size, watch: &watch, name: &name };
     let used = match method.write(from) {
         Ok(used) => used,
         Err(ended) => return Ok(not_finished(ended)),

@@ -24,7 +24,7 @@ const CALL_TIME: Duration = Duration::from_millis(250);
 const MIN_CHUNK: u64 = 1 << 20;
 
 /// How much is read back at a time: several devices are cleaned at once, and the whole agent fits into a few MiB.
-const READ_LEN: u64 = 256 << 10;
+const READ_LEN: u64 = 128 << 10;
 
 /// What the cleaning is told, and tells, while it works.
 pub trait Watch {
@@ -70,6 +70,8 @@ pub struct Method<'a> {
     /// Bytes; the device must keep this size.
     pub size: u64,
     pub watch: &'a dyn Watch,
+    /// What the log calls the device.
+    pub name: &'a str,
 }
 
 /// How the bytes were made zero: the slowest way that was needed for any of them.
@@ -139,7 +141,7 @@ impl Method<'_> {
         if self.sample_is_zero()? {
             return Ok(used);
         }
-        log::warn!("a device did not keep the zeros that it had acknowledged: reading all of it back");
+        log::warn!("{}: does not read zero where it acknowledged zeros; reading all of it back", self.name);
         let mut buf = AlignedBuf::zeroed(READ_LEN as usize);
         let mut repaired = used;
         for chunk in self.plan.chunks() {
@@ -389,7 +391,7 @@ mod tests {
 
     fn clean(fake: &Fake, cleaning: Cleaning, from: u64, watch: &Until) -> Result<Used, Ended> {
         let plan = Ranges::of(cleaning, SIZE);
-        let method = Method { medium: fake, cleaning, plan: &plan, size: SIZE, watch };
+        let method = Method { medium: fake, cleaning, plan: &plan, size: SIZE, watch, name: "fake" };
         method.write(from).and_then(|used| method.read_back(used))
     }
 
@@ -491,7 +493,14 @@ mod tests {
         let slow = Fake { slow: Duration::from_millis(510), size: Cell::new(SIZE / 2), ..Fake::default() };
         let plan = Ranges::of(Cleaning::Zero, SIZE / 2);
         let watch = Until::signs(u64::MAX);
-        let method = Method { medium: &slow, cleaning: Cleaning::Zero, plan: &plan, size: SIZE / 2, watch: &watch };
+        let method = Method {
+            medium: &slow,
+            cleaning: Cleaning::Zero,
+            plan: &plan,
+            size: SIZE / 2,
+            watch: &watch,
+            name: "fake",
+        };
         method.write(0).unwrap();
         assert_eq!(*watch.told.borrow(), [SIZE / 2]);
     }

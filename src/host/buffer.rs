@@ -1,38 +1,41 @@
-//! Memory that O_DIRECT takes: aligned, zeroed, on the heap. Nothing else lives here.
+//! Memory that O_DIRECT takes: aligned, zeroed, not on any stack. Nothing else lives here.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use nix::libc;
+use std::alloc::{Layout, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, null_mut};
 
-/// Alignment of the memory. Every block device and filesystem takes a page, however large its blocks are.
-const ALIGN: usize = 4096;
+/// What the kernel maps is a multiple of this, and starts at one.
+const PAGE: usize = 4096;
 
-/// A buffer for O_DIRECT. Large ones are mapped, so that a buffer that is only ever read (a source of zeros)
-/// costs no memory, and a dropped one goes back to the system at once.
+/// A buffer for O_DIRECT. Mapped rather than allocated: a buffer that is only ever read (a source of zeros) costs no
+/// memory, as all of its pages are the kernel's one zero page, and a dropped one goes back to the system at once.
+/// (`alloc_zeroed` with such an alignment allocates and then writes the zeros.)
 #[derive(Debug)]
 pub struct AlignedBuf {
     start: NonNull<u8>,
-    layout: Layout,
+    len: usize,
 }
 
 impl AlignedBuf {
-    /// `len` zero bytes; at least one page.
+    /// `len` zero bytes, rounded up to whole pages; at least one.
     pub fn zeroed(len: usize) -> AlignedBuf {
-        let len = len.max(ALIGN);
-        let Ok(layout) = Layout::from_size_align(len, ALIGN) else {
-            handle_alloc_error(Layout::new::<u8>());
-        };
-        // SAFETY: the layout's size is at least ALIGN, so it is not zero.
-        let raw = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(raw) else { handle_alloc_error(layout) };
-        AlignedBuf { start, layout }
+        let len = len.max(1).next_multiple_of(PAGE);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice touches no memory that exists.
+        let raw = unsafe { libc::mmap(null_mut(), len, protection, flags, -1, 0) };
+        match NonNull::new(raw.cast()) {
+            Some(start) if raw != libc::MAP_FAILED => AlignedBuf { start, len },
+            _ => handle_alloc_error(Layout::new::<[u8; PAGE]>()),
+        }
     }
 }
 
 impl Drop for AlignedBuf {
     fn drop(&mut self) {
-        // SAFETY: `start` came from `alloc_zeroed` with this very layout, and is freed once.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        // SAFETY: this very mapping was made by `zeroed`, and is unmapped once; no reference outlives `self`.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
 
@@ -40,15 +43,15 @@ impl Deref for AlignedBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `start` points to `layout.size()` initialised bytes that live as long as `self`.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+        // SAFETY: `start` points to `len` mapped, initialised bytes that live as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
 
 impl DerefMut for AlignedBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above, and `&mut self` means that nobody else looks at them.
-        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 }
 
@@ -71,8 +74,8 @@ mod tests {
     fn a_buffer_is_aligned_zeroed_and_as_long_as_asked() {
         for len in [1, 4096, 65536, 1 << 20] {
             let mut buf = AlignedBuf::zeroed(len);
-            assert_eq!(buf.as_ptr() as usize % ALIGN, 0);
-            assert_eq!(buf.len(), len.max(ALIGN));
+            assert!((buf.as_ptr() as usize).is_multiple_of(PAGE));
+            assert_eq!(buf.len(), len.max(PAGE));
             assert!(is_zero(&buf));
             buf[len - 1] = 1;
             assert!(!is_zero(&buf));

@@ -19,7 +19,7 @@ const ENDS: u64 = 1 << 20;
 
 /// How much is held at a time. Several devices are looked at at once and the whole agent fits into a few MiB; a
 /// multiple of 64 KiB, which no signature straddles.
-const PIECE: u64 = 256 << 10;
+const PIECE: u64 = 128 << 10;
 
 /// The name of data without a known signature.
 pub const UNKNOWN: &str = "unknown";

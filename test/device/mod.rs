@@ -1,4 +1,5 @@
 //! The level 'device': real loop devices, mounts and tools of the machine. Needs root for most of it.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail and speak as tests do")]
 
 mod clean;
 mod loops;

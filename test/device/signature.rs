@@ -206,7 +206,7 @@ fn what_wipefs_removes_is_not_found_any_more() {
         disk
     };
     let disk = made();
-    run("wipefs", &["-a", disk.text()]);
+    run("wipefs", &["-a", "-f", disk.text()]);
     assert_eq!(names(&disk.path, 64 * MIB), ["unknown"], "its entries are left, its signature is not");
     let disk = made();
     disk.put(0, &[0; 34 * 512]);
