@@ -4,4 +4,5 @@
 mod agent;
 mod clean;
 mod loops;
+mod observe;
 mod signature;
