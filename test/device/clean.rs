@@ -1,6 +1,6 @@
 //! Cleaning real loop devices, and every way we know to make it write where it must not.
 
-use super::loops::{Loop, Sparse, attach, fresh_path, has_tool, is_root, run};
+use super::loops::{Loop, Sparse, attach, fresh_path, has_tool, is_root, run, try_run};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use local_pv_provisioner::clean::job::Checks;
 use local_pv_provisioner::clean::worker::Cleaners;
@@ -359,8 +359,18 @@ fn a_device_that_was_mounted_or_swapped_on_meanwhile_is_in_use() {
     let disk = Loop::new(64 * MIB);
     run("mkfs.ext4", &["-q", disk.text()]);
     let seen = evidence(&disk.path);
+    /// Whatever happens, nothing stays mounted or swapped on.
+    struct Undo<'a>(&'a Path, &'a Loop);
+    impl Drop for Undo<'_> {
+        fn drop(&mut self) {
+            let _ = try_run("umount", &[self.0.to_str().unwrap()]);
+            let _ = try_run("swapoff", &[self.1.text()]);
+            let _ = fs::remove_dir(self.0);
+        }
+    }
     let at = fresh_path("mnt");
     fs::create_dir(&at).unwrap();
+    let _undo = Undo(&at, &disk);
     let bench = Bench::new(1);
     for option in ["rw", "ro"] {
         run("mount", &["-o", option, disk.text(), at.to_str().unwrap()]);
@@ -376,7 +386,6 @@ fn a_device_that_was_mounted_or_swapped_on_meanwhile_is_in_use() {
     let result = bench.ended();
     run("swapoff", &[disk.text()]);
     assert_eq!(result, CleanResult::InUse { why: InUse::Exclusive });
-    fs::remove_dir(&at).unwrap();
 }
 
 #[test]
