@@ -1,8 +1,19 @@
 //! local-pv-provisioner as a library, so that the binary and the tests share one engine.
-//! The rooms, from the top down; imports go down only (a test reads the sources and checks it).
+//! The rooms; imports go down only (a test reads the sources and checks it).
 
 pub mod clean;
+pub mod cli;
+pub mod daemon;
+pub mod decide;
+pub mod execute;
 pub mod host;
 pub mod kube;
+pub mod ledger;
+pub mod logging;
 pub mod model;
 pub mod observe;
+pub mod plan;
+pub mod reconcile;
+pub mod record;
+pub mod serve;
+pub mod settings;

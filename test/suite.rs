@@ -1,3 +1,8 @@
 //! Integration tests, one binary: each module is one level of DESIGN section 8.
 
 mod device;
+mod layers;
+mod manifests;
+mod readme;
+mod serve;
+mod support;

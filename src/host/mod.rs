@@ -2,3 +2,11 @@
 
 pub mod block;
 pub mod buffer;
+pub mod files;
+pub mod inotify;
+pub mod loops;
+#[cfg(test)]
+pub mod made_up;
+pub mod mounts;
+pub mod number;
+pub mod sysfs;

@@ -1,3 +1,16 @@
 //! Looks at the node's devices and says what it sees; never writes.
 
+pub mod cluster;
 pub mod content;
+pub mod discover;
+pub mod evidence;
+pub mod hotplug;
+pub mod identity;
+pub mod in_use;
+pub mod pool;
+pub mod probe;
+pub mod protection;
+pub mod scanner;
+pub mod surroundings;
+pub mod table;
+pub mod trust;

@@ -1,6 +1,14 @@
 //! Kubernetes objects: only the fields that are used, under their API names.
 //! Unknown fields are dropped on reading; an object is never written back from here whole.
 
+mod event;
+mod list;
+mod status;
+
+pub use event::{Event, EventSource, ObjectReference};
+pub use list::{List, ListMeta, Object};
+pub use status::{Status, StatusCause, StatusDetails};
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -1,0 +1,312 @@
+//! Wiring: which threads there are, how they meet, and in which order they end. Decides nothing.
+
+use crate::clean::job::Checks;
+use crate::clean::worker::Cleaners;
+use crate::cli::RunOptions;
+use crate::decide::plan::Action;
+use crate::execute::{Executor, NodeScope};
+use crate::host::mounts::Proc;
+use crate::kube::client::{Client, ClientError};
+use crate::kube::config::{Config, ConfigError};
+use crate::kube::objects::{ConfigMap, Node, PersistentVolume};
+use crate::kube::request::{Resource, Target};
+use crate::model::cleaning::{CleanCommand, CleanResult};
+use crate::model::names;
+use crate::model::scan::{ScanRequest, Selection};
+use crate::observe::cluster::{self, Watcher};
+use crate::observe::content::read_content_of;
+use crate::observe::evidence::verify;
+use crate::observe::hotplug::Hotplug;
+use crate::observe::probe::Prober;
+use crate::observe::scanner::{PROBE_DEADLINE, Scanner};
+use crate::observe::surroundings::Host;
+use crate::reconcile::event::Event;
+use crate::reconcile::publish::Publisher;
+use crate::reconcile::state::State;
+use crate::reconcile::{Loop, Pace, Workers};
+use crate::record::{Note, Recorder};
+use crate::serve::{BEAT_EVERY, Board, Metrics, ServeError, Server};
+use crossbeam_channel::{Sender, bounded, unbounded};
+use nix::sys::signal::{SigSet, Signal};
+use std::sync::Arc;
+use std::thread::Builder;
+
+/// Events on their way to the loop. A full channel makes the watchers wait, and with them the API server.
+const EVENTS: usize = 256;
+const SIGNAL_STACK: usize = 64 << 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    #[error("how to reach the API server is not clear")]
+    Config(#[from] ConfigError),
+    #[error("the client of the API server cannot be made")]
+    Client(#[from] ClientError),
+    #[error("the HTTP server cannot start (--metrics-addr, LP_METRICS_ADDR)")]
+    Serve(#[from] ServeError),
+    #[error("the metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+    #[error("the boot's id or time cannot be read")]
+    Boot(#[source] std::io::Error),
+    #[error("the signals cannot be caught")]
+    Signals(#[source] nix::Error),
+    #[error("a thread cannot be started")]
+    Thread(#[source] std::io::Error),
+    #[error("the cleaning workers cannot be started")]
+    Cleaners(#[from] crate::clean::worker::CleanersError),
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub fn run(options: RunOptions) -> Result<(), DaemonError> {
+    // Before the first thread, so that every thread inherits it and only the one that waits sees them.
+    let signals = blocked_signals().map_err(DaemonError::Signals)?;
+    let node_name = options.node.node_name.clone();
+    let metrics = Arc::new(Metrics::new(&node_name)?);
+    let board = Arc::new(Board::new());
+    let server = Server::spawn(&options.metrics_addr, metrics.clone(), board.clone())?;
+    if let Some(address) = server.addr() {
+        log::info!("serving /metrics, /healthz, /readyz and /status on {address}");
+    }
+    let (events, received) = bounded::<Event>(EVENTS);
+    wait_for_signal(signals, events.clone())?;
+
+    let config = Config::load(options.node.kubeconfig.as_deref(), |name| std::env::var_os(name))?;
+    let client = client(&config, metrics.clone())?;
+    let workers = Threads::spawn(&options, &client, &metrics, &events)?;
+    let (boot_id, booted_at) = boot()?;
+    let state = State::new(&node_name, options.node.default_configmap.clone(), boot_id, booted_at);
+    let pace = Pace {
+        polling_interval: options.polling_interval,
+        cleanup_interval: options.cleanup_interval,
+        beat: BEAT_EVERY,
+    };
+    let publisher = Publisher::new(board, metrics);
+    log::info!("version {} on Node {node_name}, API server {}", env!("CARGO_PKG_VERSION"), client.server());
+
+    // This thread is the reconcile thread from here on.
+    let mut workers = Loop::new(state, workers, publisher, options.node.state_dir.clone(), pace).run(&received);
+    log::info!("ending");
+    workers.stop(received);
+    server.stop();
+    Ok(())
+}
+
+fn blocked_signals() -> nix::Result<SigSet> {
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    signals.thread_block()?;
+    Ok(signals)
+}
+
+fn wait_for_signal(signals: SigSet, events: Sender<Event>) -> Result<(), DaemonError> {
+    // Never joined: it may wait for ever, and the process ends without it.
+    Builder::new()
+        .name("signal".to_owned())
+        .stack_size(SIGNAL_STACK)
+        .spawn(move || {
+            if let Ok(signal) = signals.wait() {
+                log::info!("{signal} received");
+                let _ = events.send(Event::Shutdown);
+            }
+            // A second one is the default's again: whoever insists is obeyed.
+            let _ = signals.thread_unblock();
+            loop {
+                std::thread::park();
+            }
+        })
+        .map(drop)
+        .map_err(DaemonError::Thread)
+}
+
+fn client(config: &Config, metrics: Arc<Metrics>) -> Result<Client, ClientError> {
+    let agent = concat!("local-pv-provisioner/", env!("CARGO_PKG_VERSION"));
+    Client::new(config, agent, move |sample| metrics.api_request(&sample))
+}
+
+/// The boot's id, and when it was, in Unix seconds.
+fn boot() -> Result<(String, u64), DaemonError> {
+    let id = Proc::default().boot_id().map_err(|error| DaemonError::Boot(std::io::Error::other(error)))?;
+    let stat = std::fs::read_to_string("/proc/stat").map_err(DaemonError::Boot)?;
+    let booted = stat.lines().find_map(|line| line.strip_prefix("btime ")).and_then(|text| text.trim().parse().ok());
+    // Without it no PV counts as made since the boot: the careful side.
+    Ok((id, booted.unwrap_or(u64::MAX)))
+}
+
+/// The threads that touch the world.
+struct Threads {
+    namespace: String,
+    scope: Arc<NodeScope>,
+    client: Client,
+    metrics: Arc<Metrics>,
+    events: Sender<Event>,
+    watchers: Vec<cluster::Handle>,
+    configmap: Option<cluster::Handle>,
+    executor: Option<Executor>,
+    recorder: Option<Recorder>,
+    scanner: Option<(Sender<ScanRequest>, Scanner)>,
+    hotplug: Option<Hotplug>,
+    cleaners: Option<(Sender<CleanCommand>, Cleaners)>,
+}
+
+impl Threads {
+    fn spawn(
+        options: &RunOptions,
+        client: &Client,
+        metrics: &Arc<Metrics>,
+        events: &Sender<Event>,
+    ) -> Result<Threads, DaemonError> {
+        let node_name = options.node.node_name.clone();
+        let scope = NodeScope { node_label: names::label_value(&node_name), node_name };
+        let sink = |wrap: fn(_) -> Event| {
+            let events = events.clone();
+            move |inner| drop(events.send(wrap(inner)))
+        };
+        let executor = Executor::spawn(client, sink(Event::Outcome)).map_err(DaemonError::Thread)?;
+        let counted = metrics.clone();
+        let recorder = Recorder::spawn(client, &scope.node_name, move |reason| counted.event_written(reason))
+            .map_err(DaemonError::Thread)?;
+
+        let prober = Arc::new(Prober::new(Host::default(), options.node.allow_regular_files));
+        let (requests, received) = unbounded();
+        let reports = events.clone();
+        let scanner = Scanner::spawn(prober, PROBE_DEADLINE, received, move |report| {
+            drop(reports.send(Event::Scanned(report)));
+        })
+        .map_err(DaemonError::Thread)?;
+        let changed = events.clone();
+        let hotplug = Hotplug::spawn(move || drop(changed.send(Event::DevicesChanged))).map_err(DaemonError::Thread)?;
+
+        let (commands, received) = unbounded();
+        let ended = events.clone();
+        let cleaners =
+            Cleaners::spawn(options.clean_workers, received, checks(options.node.allow_regular_files), move |event| {
+                drop(ended.send(Event::Clean(event)))
+            })?;
+
+        let mut threads = Threads {
+            namespace: options.node.namespace.clone(),
+            client: client.clone(),
+            metrics: metrics.clone(),
+            events: events.clone(),
+            watchers: Vec::new(),
+            configmap: None,
+            executor: Some(executor),
+            recorder: Some(recorder),
+            scanner: Some((requests, scanner)),
+            hotplug: Some(hotplug),
+            cleaners: Some((commands, cleaners)),
+            scope: Arc::new(scope),
+        };
+        threads.watch_cluster()?;
+        Ok(threads)
+    }
+
+    /// The Node and our PVs, for as long as the process lives.
+    fn watch_cluster(&mut self) -> Result<(), DaemonError> {
+        let node = Target::<Node>::node(&self.scope.node_name);
+        let events = self.events.clone();
+        let restarted = self.restarted(Resource::Nodes);
+        let sink = move |update| drop(events.send(Event::Node(Box::new(update))));
+        self.watchers
+            .push(Watcher::spawn("watch-node", &self.client, node, sink, restarted).map_err(DaemonError::Thread)?);
+        let pvs = Target::<PersistentVolume>::persistent_volumes(names::NODE_LABEL, &self.scope.node_label);
+        let events = self.events.clone();
+        let restarted = self.restarted(Resource::PersistentVolumes);
+        let sink = move |update| drop(events.send(Event::Pvs(Box::new(update))));
+        self.watchers
+            .push(Watcher::spawn("watch-pv", &self.client, pvs, sink, restarted).map_err(DaemonError::Thread)?);
+        Ok(())
+    }
+
+    fn restarted(&self, resource: Resource) -> impl Fn() + Send + 'static {
+        let metrics = self.metrics.clone();
+        move || metrics.watch_restarted(resource)
+    }
+
+    /// Writers to devices first: SIGTERM in the middle of a cleaning ends the process within 2 s. `received` is
+    /// dropped before the threads that send into it are waited for, so that none waits for a loop that has ended.
+    fn stop(&mut self, received: crossbeam_channel::Receiver<Event>) {
+        drop(received);
+        if let Some((commands, cleaners)) = self.cleaners.take() {
+            drop(commands);
+            let left = cleaners.join();
+            if left > 0 {
+                log::warn!("{left} cleaning thread(s) hang in the kernel and end with the process");
+            }
+        }
+        if let Some((requests, scanner)) = self.scanner.take() {
+            drop(requests);
+            scanner.stop();
+        }
+        if let Some(hotplug) = self.hotplug.take() {
+            hotplug.stop();
+        }
+        if let Some(executor) = self.executor.take() {
+            executor.stop();
+        }
+        if let Some(recorder) = self.recorder.take() {
+            recorder.stop();
+        }
+        for mut watcher in self.watchers.drain(..).chain(self.configmap.take()) {
+            watcher.stop();
+        }
+    }
+}
+
+/// What a cleaning worker asks before it writes.
+fn checks(allow_regular_files: bool) -> Checks {
+    Checks {
+        verify: Arc::new(move |evidence, path, held| {
+            verify(&Host::default(), allow_regular_files, evidence, path, held).map_err(CleanResult::from)
+        }),
+        content: Arc::new(read_content_of),
+    }
+}
+
+impl Workers for Threads {
+    fn execute(&self, action: Action, hostname: &str) {
+        if let Some(executor) = &self.executor {
+            executor.submit(action, &self.scope, hostname);
+        }
+    }
+
+    fn clean(&self, command: CleanCommand) {
+        if let Some((commands, _)) = &self.cleaners
+            && commands.send(command).is_err()
+        {
+            log::error!("the cleaning workers have ended");
+        }
+    }
+
+    fn look(&self, request: ScanRequest) {
+        if let Some((requests, _)) = &self.scanner
+            && requests.send(request).is_err()
+        {
+            log::error!("the scan thread has ended");
+        }
+    }
+
+    fn watch_configmap(&mut self, name: Option<&str>) {
+        self.configmap = None;
+        let Some(name) = name else { return };
+        let (events, wanted) = (self.events.clone(), name.to_owned());
+        let target = Target::<ConfigMap>::config_map(&self.namespace, name);
+        let sink = move |update| drop(events.send(Event::ConfigMap(wanted.clone(), update)));
+        match Watcher::spawn("watch-configmap", &self.client, target, sink, self.restarted(Resource::ConfigMaps)) {
+            Ok(handle) => self.configmap = Some(handle),
+            Err(error) => log::error!("ConfigMap {name} cannot be watched: {error}"),
+        }
+    }
+
+    fn watch_devices(&mut self, selection: Option<&Selection>) {
+        if let Some(hotplug) = &self.hotplug {
+            hotplug.watch(selection.cloned());
+        }
+    }
+
+    fn tell(&self, note: Note) {
+        if let Some(recorder) = &self.recorder {
+            recorder.note(note);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! PVs with our label that this node does not know: made by the original, by a former ledger's time, or forged.
+//! Takes over what is well formed and whose device nothing speaks against; leaves everything else alone, visibly.
+
+use super::plan::{Report, Word};
+use super::snapshot::Snapshot;
+use super::{Ctx, offer, raw_device};
+use crate::kube::objects::{Node, PersistentVolume, Phase};
+use crate::model::device::{Comparison, Device};
+use crate::model::memory::{self, Entry, State};
+use crate::model::{names, quantity};
+use crate::settings::Settings;
+use serde_json::{Map, Value, json};
+use std::path::{Component, Path};
+
+/// A PV with our label and a UID that no entry holds.
+pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
+    if is_known(ctx, pv) {
+        return;
+    }
+    if let Err(why) = is_ours(ctx.s, pv) {
+        return leave(ctx, pv, Word::Foreign, why);
+    }
+    let path = Path::new(pv.spec.local.as_ref().map_or("", |local| local.path.as_str()));
+    let Some(index) = ctx.devices.at_path(path) else {
+        return leave(ctx, pv, Word::Absent, "its device is not there; the PersistentVolume is left alone".to_owned());
+    };
+    let group = &ctx.devices.groups[index];
+    if let Some(problem) = &group.problem {
+        let problem = problem.clone();
+        return leave(ctx, pv, Word::Error, problem);
+    }
+    if annotated_identity(pv, group.device) == Comparison::Different {
+        let why =
+            format!("its identity annotation is not that of {} ({})", group.device.kernel_name, group.device.identity);
+        return leave(ctx, pv, Word::Error, why);
+    }
+    if let Some(claim) = ctx.devices.claims_beside(index, Some(&pv.metadata.uid)) {
+        let why = format!("PersistentVolume {} names the same device", claim.name);
+        return leave(ctx, pv, Word::Error, why);
+    }
+    let existing = group.entry.and_then(|id| ctx.s.entries.get(id));
+    let replaced = match existing.map(|entry| &entry.state) {
+        None | Some(State::Clean { .. } | State::Preparing) => existing,
+        // A quarantined device is given back by `reclaim`, which compares what was recorded.
+        Some(State::Quarantined { .. }) => return,
+        Some(state) => {
+            let why = format!("this node did not make it, and its device is {}", state.word());
+            return leave(ctx, pv, Word::Foreign, why);
+        }
+    };
+    if existing.is_some_and(|entry| ctx.s.jobs.contains_key(&entry.id)) {
+        // The live read before the first byte sees the PV; the entry is free again when the worker has let go.
+        return;
+    }
+    let state = if pv.status.phase == Phase::Released {
+        match release_is_believed(ctx, pv, index) {
+            Verdict::Wait(why) => return leave(ctx, pv, Word::Waiting, why),
+            Verdict::Believed => raw_device::in_service_state(pv),
+            Verdict::Quarantine(why) => {
+                let reference = memory::PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
+                State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference) }
+            }
+        }
+    } else {
+        raw_device::in_service_state(pv)
+    };
+    match replaced {
+        Some(entry) => {
+            let evidence = memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
+            let since = ctx.s.wall.clone();
+            let path = path.to_path_buf();
+            ctx.plan.writes.push(Entry { state, path, evidence, since, progress: None, ..entry.clone() });
+        }
+        None => ctx.new_entry(index, path, state),
+    }
+}
+
+/// Whether an entry holds the PV's UID, or waits for the PV that this offer made.
+fn is_known(ctx: &Ctx<'_>, pv: &PersistentVolume) -> bool {
+    let offered = ctx.offers.get(pv.metadata.name.as_str()).is_some_and(|entry| match &entry.state {
+        State::Offering { offer_id, .. } => pv.metadata.annotations.get(names::OFFER_ANNOTATION) == Some(offer_id),
+        _ => false,
+    });
+    offered || ctx.known_uids.contains(pv.metadata.uid.as_str())
+}
+
+fn leave(ctx: &mut Ctx<'_>, pv: &PersistentVolume, state: Word, why: String) {
+    let path = pv.spec.local.as_ref().map_or("", |local| local.path.as_str());
+    let selected = ctx.devices.at_path(Path::new(path)).is_some_and(|i| !ctx.devices.groups[i].selected.is_empty());
+    let next = match state {
+        Word::Foreign => Some("remove the label if the PersistentVolume is not this agent's".to_owned()),
+        _ => None,
+    };
+    ctx.push(Report {
+        path: path.into(),
+        state,
+        pv: Some(pv.metadata.name.clone()),
+        reason: format!("PersistentVolume {} ({:?}): {why}", pv.metadata.name, pv.status.phase),
+        next,
+        size: None,
+        identity: None,
+        progress: None,
+        selected,
+    });
+}
+
+/// Whether a PV has the shape that we, or the original, give: label, name, path below its own `deviceDir`, filter,
+/// class and mode as its annotations say.
+pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String> {
+    let path = pv.spec.local.as_ref().map(|local| local.path.as_str()).ok_or("it is no local volume")?;
+    let clean = Path::new(path).is_absolute()
+        && Path::new(path).components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    if !clean {
+        return Err(format!("its path {path} is not absolute and plain"));
+    }
+    if pv.metadata.labels.get(names::NODE_LABEL) != Some(&s.node_label()) {
+        return Err("its node label is not this node's".to_owned());
+    }
+    let name = offer::pv_name(&s.node_name, Path::new(path));
+    if name.as_deref() != Some(pv.metadata.name.as_str()) {
+        return Err(format!("its name is not the one of {path} ({})", name.unwrap_or_default()));
+    }
+    let owned = pv.metadata.owner_references.iter().any(|owner| owner.kind == "Node" && owner.name == s.node_name);
+    if !owned {
+        return Err("it is not owned by this Node".to_owned());
+    }
+    let its_own = settings_of(pv);
+    let Some(settings) = its_own.as_ref().or(s.settings()) else {
+        return Err("its annotations do not say with which settings it was made".to_owned());
+    };
+    let base = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if !Path::new(path).starts_with(&settings.selection.device_dir) || !settings.selection.filter.is_match(base) {
+        return Err(format!("{path} is not what its settings select ({}, {})", settings.device_dir, settings.filter));
+    }
+    if pv.spec.storage_class_name != settings.storage_class {
+        return Err(format!("its class {} is not the one in its annotations", pv.spec.storage_class_name));
+    }
+    if pv.spec.volume_mode.as_deref().unwrap_or("Filesystem") != settings.mode.as_str() {
+        return Err("its volumeMode is not the one in its annotations".to_owned());
+    }
+    Ok(())
+}
+
+/// The settings that a PV was made with, from its annotations.
+fn settings_of(pv: &PersistentVolume) -> Option<Settings> {
+    let prefix = names::SETTINGS_PREFIX;
+    let keys = ["storageClassName", "volumeMode", "fsType", "deviceDir", "deviceNameFilter"];
+    let get =
+        |key: &&str| pv.metadata.annotations.get(&format!("{prefix}{key}")).map(|v| ((*key).to_owned(), v.clone()));
+    Settings::parse(&keys.iter().filter_map(get).collect()).ok()
+}
+
+/// What a PV's identity annotation says of a device; the original's PVs have none (`Unknown`).
+pub(super) fn annotated_identity(pv: &PersistentVolume, device: &Device) -> Comparison {
+    pv.metadata
+        .annotations
+        .get(names::IDENTITY_ANNOTATION)
+        .map_or(Comparison::Unknown, |annotation| memory::annotation_matches(annotation, device))
+}
+
+enum Verdict {
+    Believed,
+    Quarantine(String),
+    Wait(String),
+}
+
+/// SAFETY section 3, adoption of a PV first seen Released.
+fn release_is_believed(ctx: &Ctx<'_>, pv: &PersistentVolume, index: usize) -> Verdict {
+    let first_seen = "it was Released before this node knew it";
+    let Some(settings) = ctx.s.settings() else {
+        return Verdict::Wait(format!("{first_seen}; waiting for the settings"));
+    };
+    let Some(node) = ctx.s.existing_node() else {
+        return Verdict::Wait(format!("{first_seen}; waiting for the Node"));
+    };
+    if let Some(mismatch) = settings.mismatch(&pv.metadata.annotations) {
+        return Verdict::Quarantine(format!("{first_seen}, and was made with other settings ({mismatch})"));
+    }
+    let owned = pv.metadata.owner_references.iter().any(|owner| owner.uid == node.metadata.uid);
+    if !owned {
+        return Verdict::Quarantine(format!("{first_seen}, and belongs to an earlier Node object of this name"));
+    }
+    let device = ctx.devices.groups[index].device;
+    match pv.metadata.annotations.get(names::IDENTITY_ANNOTATION) {
+        Some(_) if annotated_identity(pv, device) == Comparison::Same => Verdict::Believed,
+        Some(_) => Verdict::Quarantine(format!("{first_seen}, and its recorded identity does not prove the device")),
+        None if created_since_boot(ctx.s, pv) => Verdict::Believed,
+        None => Verdict::Quarantine(format!(
+            "{first_seen}, has no recorded identity, and was made before this boot: its path may lead to another device now"
+        )),
+    }
+}
+
+fn created_since_boot(s: &Snapshot, pv: &PersistentVolume) -> bool {
+    pv.metadata
+        .creation_timestamp
+        .as_deref()
+        .and_then(|text| humantime::parse_rfc3339(text).ok())
+        .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+        .is_some_and(|created| created.as_secs() > s.booted_at)
+}
+
+/// The merge patch that makes labels, annotations, capacity and owner what they should be; `None` if they are.
+/// Settings annotations are never changed: they say what the PV was made with.
+pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, device: &Device) -> Option<Value> {
+    let mut metadata = Map::new();
+    let label = s.node_label();
+    let labels: Map<String, Value> = [names::NODE_LABEL, names::NODE_LABEL_IO]
+        .into_iter()
+        .filter(|key| pv.metadata.labels.get(*key) != Some(&label))
+        .map(|key| (key.to_owned(), json!(label)))
+        .collect();
+    if !labels.is_empty() {
+        metadata.insert("labels".to_owned(), labels.into());
+    }
+    if !pv.metadata.annotations.contains_key(names::IDENTITY_ANNOTATION) {
+        metadata
+            .insert("annotations".to_owned(), json!({ names::IDENTITY_ANNOTATION: device.identity.to_annotation() }));
+    }
+    let owner = offer::owner(node);
+    let owners = &pv.metadata.owner_references;
+    if !owners.iter().any(|existing| existing.uid == owner.uid) {
+        let others = owners.iter().filter(|existing| existing.kind != "Node" || existing.name != owner.name);
+        let all: Vec<_> = others.cloned().chain([owner.clone()]).collect();
+        metadata.insert("ownerReferences".to_owned(), json!(all));
+    }
+    let mut patch = Map::new();
+    let capacity = pv.spec.capacity.get("storage").and_then(|text| quantity::parse(text));
+    if capacity != Some(device.size) && device.size > 0 {
+        patch.insert("spec".to_owned(), json!({"capacity": {"storage": quantity::format_binary(device.size)}}));
+    }
+    if metadata.is_empty() && patch.is_empty() {
+        return None;
+    }
+    metadata.insert("uid".to_owned(), json!(pv.metadata.uid));
+    metadata.insert("resourceVersion".to_owned(), json!(pv.metadata.resource_version));
+    patch.insert("metadata".to_owned(), metadata.into());
+    Some(patch.into())
+}

@@ -1,0 +1,492 @@
+//! Raw devices that are not in service: unknown ones, refused ones, and the way from blank to offered.
+
+use super::devices::{Devices, Home};
+use super::plan::{Action, Report, Word};
+use super::snapshot::{BackoffKey, OfferStage, SettingsView, Snapshot};
+use super::{Ctx, offer, reclaim};
+use crate::kube::objects::{PersistentVolume, Phase};
+use crate::model::device::{Content, ProbeError, Protection};
+use crate::model::memory::{Entry, Outcome, Owed, PvRef, State};
+use crate::model::names;
+use crate::settings::ExistingData;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A device without an entry: chosen by the settings or left alone, blank or refused.
+pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
+    let group = &ctx.devices.groups[index];
+    if group.entry.is_some() || group.selected.is_empty() || !group.claims.is_empty() {
+        // With a claim it is `adopt`'s: the PV is reported, and the device with it.
+        return;
+    }
+    let unsure = ctx.devices.homes.values().any(|home| *home == Home::Unsure(index));
+    if unsure {
+        // An entry without a strong identity speaks for it, and asks for an approval.
+        return;
+    }
+    let path = group.selected[0];
+    let device = group.device;
+    if let Some(problem) = &group.problem {
+        let mut report = bare_report(ctx.s, path, index, ctx, Word::Error, problem.clone());
+        report.next = Some("make deviceNameFilter match one of them only".to_owned());
+        return ctx.push(report);
+    }
+    if let Some(why) = stop_first_offers(ctx, index, path) {
+        return ctx.push(bare_report(ctx.s, path, index, ctx, why.0, why.1));
+    }
+    match &device.protection {
+        Some(protection @ (Protection::PartitionType { .. } | Protection::HasPartitions { .. })) => {
+            let mut report = bare_report(ctx.s, path, index, ctx, Word::Refused, protection.to_string());
+            report.next = Some("exclude it with deviceNameFilter".to_owned());
+            return ctx.push(report);
+        }
+        Some(protection @ Protection::SystemDisk { .. }) => {
+            let state = State::Refused { nonce: ctx.nonce(), found: vec![protection.to_string()] };
+            ctx.new_entry(index, path, state);
+            return;
+        }
+        None => {}
+    }
+    if let Some(in_use) = &device.in_use {
+        let reason = format!("{in_use}; looked at again when devices change and every --polling-interval");
+        return ctx.push(bare_report(ctx.s, path, index, ctx, Word::InUse, reason));
+    }
+    match &device.content {
+        Content::NotRead => {
+            ctx.push(bare_report(ctx.s, path, index, ctx, Word::Waiting, "its content has not been read yet"));
+        }
+        Content::Unreadable { error } => {
+            let mut report = bare_report(ctx.s, path, index, ctx, Word::Error, format!("cannot be read: {error}"));
+            report.next = Some("check the disk (kernel log, SMART), or exclude it with deviceNameFilter".to_owned());
+            ctx.push(report);
+        }
+        Content::Blank => ctx.new_entry(index, path, State::Preparing),
+        Content::Data { found } => {
+            let found = found.clone();
+            let state = if may_wipe(ctx.s) {
+                State::Dirty { owed: Owed::Wipe, pv_name: None }
+            } else if ctx.s.memory.is_intact() {
+                State::Refused { nonce: ctx.nonce(), found }
+            } else {
+                // What the ledger forgot may be a tenant's: W never lifts this, also when memory is whole again.
+                let why = format!("it holds {}, and the ledger cannot say whose it is", found.join(", "));
+                State::Quarantined { nonce: ctx.nonce(), why, pv: None }
+            };
+            ctx.new_entry(index, path, state);
+        }
+    }
+}
+
+/// Permission W: the settings say wipe, and the ledger can be believed when it does not know the device.
+fn may_wipe(s: &Snapshot) -> bool {
+    s.settings().is_some_and(|settings| settings.existing_data == ExistingData::Wipe)
+        && s.memory.is_intact()
+        && s.unreadable_entries.is_empty()
+}
+
+/// Further paths to a device are said once, under the path that has the PV or comes first.
+pub(super) fn duplicates(ctx: &mut Ctx<'_>, index: usize) {
+    let group = &ctx.devices.groups[index];
+    let in_service = group.entry.and_then(|id| ctx.s.entries.get(id)).map(|entry| entry.path.as_path());
+    let main = in_service
+        .filter(|path| group.paths.contains(path))
+        .or_else(|| group.claims.first().map(|claim| claim.path))
+        .or(group.selected.first().copied());
+    let Some(main) = main else { return };
+    let others: Vec<&Path> = group.selected.iter().copied().filter(|path| *path != main).collect();
+    for path in others {
+        let reason = format!("leads to the same device as {}", main.display());
+        let mut report = bare_report(ctx.s, path, index, ctx, Word::Duplicate, reason);
+        report.pv = None;
+        ctx.push(report);
+    }
+}
+
+/// Selected paths that gave no device.
+pub(super) fn unreadable_paths(ctx: &mut Ctx<'_>) {
+    let failed: Vec<_> =
+        ctx.devices.failed.iter().filter(|(observation, _)| observation.selected).map(|(o, e)| (&o.path, *e)).collect();
+    for (path, error) in failed {
+        let spoken_for = ctx.plan.reports.iter().any(|report| report.path == *path);
+        if spoken_for {
+            continue;
+        }
+        let next = match error {
+            ProbeError::NoAnswer => "check the disk and its cable; it is asked again when the last question returns",
+            ProbeError::Gone => "remove the dangling link",
+            ProbeError::NotADevice { .. } => "exclude it with deviceNameFilter",
+            ProbeError::Failed { .. } => "check the device (kernel log)",
+        };
+        ctx.push(Report {
+            path: path.clone(),
+            state: Word::Error,
+            pv: None,
+            reason: error.to_string(),
+            next: Some(next.to_owned()),
+            size: None,
+            identity: None,
+            progress: None,
+            selected: true,
+        });
+    }
+}
+
+/// Entries on the way from blank to offered, and refused ones.
+pub(super) fn entry<'a>(ctx: &mut Ctx<'a>, entry: &'a Entry) {
+    let index = match ctx.devices.home(&entry.id).clone() {
+        Home::Here(index) => index,
+        home => return not_here(ctx, entry, &home),
+    };
+    match &entry.state {
+        State::Offering { pv, offer_id } => offering(ctx, entry, index, pv, offer_id),
+        _ if !ctx.devices.groups[index].claims.is_empty() => {
+            if reclaim::let_go_of(ctx, entry, "a PersistentVolume names the device") {
+                return;
+            }
+            let claim = &ctx.devices.groups[index].claims[0];
+            let reason = format!("PersistentVolume {} names it", claim.name);
+            // `adopt` may take that PV over, which replaces the entry; if it does not, its report says why.
+            let word = if matches!(entry.state, State::Refused { .. }) { Word::Refused } else { Word::Clean };
+            let report = ctx.report(entry, word, reason);
+            ctx.push(report);
+        }
+        State::Preparing => preparing(ctx, entry, index),
+        State::Clean { .. } => clean(ctx, entry, index),
+        State::Refused { nonce, found } => refused(ctx, entry, index, nonce, found),
+        _ => {}
+    }
+}
+
+fn not_here(ctx: &mut Ctx<'_>, entry: &Entry, home: &Home) {
+    if let State::Offering { pv, offer_id } = &entry.state
+        && offer_answered(ctx, entry, pv, offer_id)
+    {
+        return;
+    }
+    let report = match (home, &entry.state) {
+        (Home::Unsure(_), State::Offering { .. }) => {
+            let why = "it has no strong identity, and the POST of its PV was not answered before the reboot";
+            return quarantine(ctx, entry, why);
+        }
+        // Nothing rests on these but what can be found out again: blank anew, or refused anew.
+        (Home::Unsure(index), _) => match ctx.devices.groups[*index].device.content.clone() {
+            Content::Blank => return rewrite(ctx, entry, *index, State::Preparing),
+            Content::Data { found } => {
+                let nonce = ctx.nonce();
+                return rewrite(ctx, entry, *index, State::Refused { nonce, found });
+            }
+            Content::NotRead | Content::Unreadable { .. } => {
+                ctx.report(entry, Word::Waiting, "its content has not been read since the reboot")
+            }
+        },
+        (Home::Ambiguous(why) | Home::Silent(why), _) => ctx.report(entry, Word::Error, why.clone()),
+        (Home::Absent, State::Offering { .. }) => {
+            ctx.report(entry, Word::Absent, "the device went away while its PV was being made")
+        }
+        // A blank or refused device that was taken away concerns nobody.
+        _ => return,
+    };
+    ctx.push(report);
+}
+
+/// Writes a state and takes the device at the entry's path for its device from now on.
+fn rewrite(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, state: State) {
+    let evidence = crate::model::memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
+    let since = ctx.s.wall.clone();
+    ctx.plan.writes.push(Entry { state, evidence, since, progress: None, ..entry.clone() });
+}
+
+pub(super) fn quarantine(ctx: &mut Ctx<'_>, entry: &Entry, why: impl Into<String>) {
+    let state = State::Quarantined { nonce: ctx.nonce(), why: why.into(), pv: entry.state.pv().cloned() };
+    ctx.write(entry, state);
+}
+
+/// Blank, and being cleaned for the first time.
+fn preparing(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
+    if reclaim::running(ctx, entry, index) {
+        return;
+    }
+    if look_again(ctx, entry, index) {
+        return;
+    }
+    if let Some((word, why)) = blocked(ctx, entry, index) {
+        let report = ctx.report(entry, word, why);
+        return ctx.push(report);
+    }
+    reclaim::start(ctx, entry, index, crate::model::cleaning::Permission::Blank);
+}
+
+/// What a device without a PV shows now outweighs what was remembered: data since then is not ours.
+/// Returns whether there is nothing more to decide.
+fn look_again(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
+    if !ctx.s.looked_since_change(&entry.id) {
+        return false;
+    }
+    match &ctx.devices.groups[index].device.content {
+        Content::Data { found } => {
+            let state = State::Refused { nonce: ctx.nonce(), found: found.clone() };
+            ctx.write(entry, state);
+            true
+        }
+        Content::Unreadable { error } => {
+            let report = ctx.report(entry, Word::Error, format!("cannot be read: {error}"));
+            ctx.push(report);
+            true
+        }
+        Content::Blank | Content::NotRead => false,
+    }
+}
+
+/// What stops a blank or clean device on its way to an offer.
+fn blocked(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Option<(Word, String)> {
+    let group = &ctx.devices.groups[index];
+    let Some(path) = offer_path(ctx, index) else {
+        return Some((Word::Clean, "the settings do not select it".to_owned()));
+    };
+    if let Some(problem) = &group.problem {
+        return Some((Word::Error, problem.clone()));
+    }
+    if let Some(protection @ (Protection::PartitionType { .. } | Protection::HasPartitions { .. })) =
+        &group.device.protection
+    {
+        return Some((Word::Refused, protection.to_string()));
+    }
+    if let Some(in_use) = &group.device.in_use
+        && ctx.s.looked_since_change(&entry.id)
+    {
+        return Some((Word::InUse, in_use.to_string()));
+    }
+    stop_first_offers(ctx, index, path)
+}
+
+/// Cleaned: offered, if it may be.
+fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
+    let State::Clean { by } = entry.state else { return };
+    if look_again(ctx, entry, index) {
+        return;
+    }
+    if let Some((word, why)) = blocked(ctx, entry, index) {
+        let report = ctx.report(entry, word, why);
+        return ctx.push(report);
+    }
+    let Some(settings) = ctx.s.settings() else { return };
+    if !by.keeps(settings.cleaning) {
+        // Cleaned under settings that promised less.
+        return ctx.write(entry, State::Preparing);
+    }
+    if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Offer(entry.id.clone())) {
+        let (until, reason) = (backoff.until, backoff.reason.clone());
+        ctx.plan.wake(until);
+        let report = ctx.report(entry, Word::Clean, format!("offering it failed and is tried again: {reason}"));
+        return ctx.push(report);
+    }
+    let Some(path) = offer_path(ctx, index).map(Path::to_path_buf) else { return };
+    let Some(pv) = offer::pv_name(&ctx.s.node_name, &path) else { return };
+    let promise = settings.cleaning;
+    let state = State::Offering { pv, offer_id: ctx.draw(32) };
+    let evidence = crate::model::memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
+    let since = ctx.s.wall.clone();
+    ctx.plan.writes.push(Entry { state, path, promise, evidence, since, progress: None, ..entry.clone() });
+}
+
+/// The path under which it would be offered: the first that the settings select.
+fn offer_path<'a>(ctx: &Ctx<'a>, index: usize) -> Option<&'a Path> {
+    ctx.devices.groups[index].selected.first().copied()
+}
+
+/// What stops every device that was never offered, and this one in particular.
+fn stop_first_offers(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<(Word, String)> {
+    if ctx.s.settings().is_none() {
+        let why = match &ctx.s.settings {
+            SettingsView::Waiting => "the PV spec ConfigMap has not been read yet".to_owned(),
+            SettingsView::Unset => "no PV spec ConfigMap is named".to_owned(),
+            SettingsView::Missing { configmap } => format!("ConfigMap {configmap} does not exist"),
+            SettingsView::Invalid { configmap, .. } => format!("ConfigMap {configmap} has errors"),
+            SettingsView::Ready { .. } => return None,
+        };
+        return Some((Word::Waiting, why));
+    }
+    let Some(node) = ctx.s.existing_node() else {
+        return Some((Word::Waiting, format!("Node {} does not exist", ctx.s.node_name)));
+    };
+    if node.metadata.deletion_timestamp.is_some() {
+        return Some((Word::Waiting, format!("Node {} is being deleted", ctx.s.node_name)));
+    }
+    if let Some((pv, mismatch)) = &ctx.mismatch {
+        let why = format!("PersistentVolume {pv} was made with other settings ({mismatch}); no new ones beside it");
+        return Some((Word::Waiting, why));
+    }
+    name_taken(ctx, index, path).map(|why| (Word::Error, why))
+}
+
+/// The first PV of ours that was made with other settings, or without any.
+pub(super) fn settings_mismatch(s: &Snapshot) -> Option<(&str, String)> {
+    let settings = s.settings()?;
+    s.pvs.iter().flat_map(|pvs| pvs.values()).find_map(|pv| {
+        let mismatch = settings.mismatch(&pv.metadata.annotations)?;
+        Some((pv.metadata.name.as_str(), mismatch))
+    })
+}
+
+/// Different device names may fold to one PV name: the one that has the PV keeps it, else the first by path.
+fn name_taken(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<String> {
+    let Some(name) = offer::pv_name(&ctx.s.node_name, path) else {
+        return Some("its name is not UTF-8, so no PersistentVolume can be named after it".to_owned());
+    };
+    let Some(text) = path.to_str() else {
+        return Some("its path is not UTF-8, so no PersistentVolume can name it".to_owned());
+    };
+    if let Some(pv) = ctx.s.pv(&name) {
+        let theirs = pv.spec.local.as_ref().map_or("no local path", |local| local.path.as_str());
+        return (theirs != text).then(|| format!("the PV name {name} is taken by {theirs}"));
+    }
+    let own = ctx.devices.groups[index].entry;
+    let promised = ctx.offers.get(name.as_str()).filter(|entry| Some(&entry.id) != own);
+    if let Some(other) = promised {
+        return Some(format!("the PV name {name} is taken by {}", other.path.display()));
+    }
+    let first = ctx.first_of_name.get(&name).filter(|first| **first != path)?;
+    let same_device = ctx.devices.at_path(first) == Some(index);
+    (!same_device).then(|| format!("{} folds to the same PV name {name} and comes first", first.display()))
+}
+
+/// For each PV name the first selected path, one a device, that folds to it.
+pub(super) fn first_of_name<'a>(s: &Snapshot, devices: &Devices<'a>) -> BTreeMap<String, &'a Path> {
+    let mut first: BTreeMap<String, &Path> = BTreeMap::new();
+    for path in devices.groups.iter().filter_map(|group| group.selected.first().copied()) {
+        if let Some(name) = offer::pv_name(&s.node_name, path) {
+            let known = first.entry(name).or_insert(path);
+            *known = (*known).min(path);
+        }
+    }
+    first
+}
+
+/// A POST may have reached the server.
+fn offering(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, name: &str, offer_id: &str) {
+    if offer_answered(ctx, entry, name, offer_id) {
+        return;
+    }
+    let key = BackoffKey::Offer(entry.id.clone());
+    match ctx.s.offers.get(&entry.id) {
+        Some(OfferStage::Posting) => {
+            let report = ctx.report(entry, Word::Offering, format!("creating PersistentVolume {name}"));
+            ctx.push(report);
+        }
+        Some(OfferStage::Refused) => ctx.write(entry, State::Clean { by: entry.promise }),
+        Some(OfferStage::Fresh) => {
+            let (Some(settings), Some(node)) = (ctx.s.settings(), ctx.s.existing_node()) else {
+                // Nothing was posted yet by anyone: back to clean until there are settings again.
+                return ctx.write(entry, State::Clean { by: entry.promise });
+            };
+            let Some(path) = entry.path.to_str() else { return };
+            let device = ctx.devices.groups[index].device;
+            let pv = offer::persistent_volume(ctx.s, node, settings, device, path, name, offer_id);
+            ctx.act(Action::CreatePv { entry: entry.id.clone(), pv: Box::new(pv) });
+            let report = ctx.report(entry, Word::Offering, format!("creating PersistentVolume {name}"));
+            ctx.push(report);
+        }
+        None => {
+            if let Some(backoff) = ctx.s.backing_off(&key) {
+                let (until, reason) = (backoff.until, backoff.reason.clone());
+                ctx.plan.wake(until);
+                let report = ctx.report(entry, Word::Offering, format!("not answered yet: {reason}"));
+                return ctx.push(report);
+            }
+            reclaim::gone_without_release(ctx, entry, Some(index));
+        }
+    }
+}
+
+/// Whether the PV of an offer turned up, by name and offer id, or went away again.
+fn offer_answered(ctx: &mut Ctx<'_>, entry: &Entry, name: &str, offer_id: &str) -> bool {
+    let has_id =
+        |pv: &&PersistentVolume| pv.metadata.annotations.get(names::OFFER_ANNOTATION).is_some_and(|id| id == offer_id);
+    if let Some(pv) = ctx.s.pv(name).filter(has_id) {
+        let state = in_service_state(pv);
+        ctx.write(entry, state);
+        return true;
+    }
+    let released =
+        ctx.s.vanished.values().any(|gone| {
+            gone.name == name && gone.phase == Phase::Released && gone.offer_id.as_deref() == Some(offer_id)
+        });
+    if released {
+        ctx.write(entry, State::Dirty { owed: Owed::Release, pv_name: Some(name.to_owned()) });
+    }
+    released
+}
+
+/// The state that a PV of ours gives to its device's entry.
+pub(super) fn in_service_state(pv: &PersistentVolume) -> State {
+    let reference = PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
+    match pv.status.phase {
+        Phase::Bound => State::Bound { pv: reference },
+        Phase::Released => State::Released {
+            pv: reference,
+            claim_uid: pv.spec.claim_ref.as_ref().map(|claim| claim.uid.clone()).unwrap_or_default(),
+            outcome: Outcome::Owed,
+        },
+        _ if pv.spec.claim_ref.as_ref().is_some_and(|claim| !claim.uid.is_empty()) => State::Bound { pv: reference },
+        _ => State::Offered { pv: reference },
+    }
+}
+
+/// Holds data that is not ours.
+fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &[String]) {
+    let group = &ctx.devices.groups[index];
+    let system_disk = matches!(group.device.protection, Some(Protection::SystemDisk { .. }));
+    let never =
+        matches!(group.device.protection, Some(Protection::PartitionType { .. } | Protection::HasPartitions { .. }));
+    let selected = !group.selected.is_empty();
+    if !never && group.problem.is_none() && ctx.approved(nonce) {
+        return ctx.write(entry, State::Dirty { owed: Owed::Approval, pv_name: None });
+    }
+    let looked = ctx.s.looked_since_change(&entry.id);
+    match &group.device.content {
+        Content::Blank if looked && !system_disk && !never => return ctx.write(entry, State::Preparing),
+        Content::Data { found: now } if now != found && looked && !system_disk => {
+            // Other data is another state: a token for the old one is void.
+            let state = State::Refused { nonce: ctx.nonce(), found: now.clone() };
+            return ctx.write(entry, state);
+        }
+        Content::Data { .. }
+            if looked && selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx.s) =>
+        {
+            return ctx.write(entry, State::Dirty { owed: Owed::Wipe, pv_name: None });
+        }
+        _ => {}
+    }
+    if !selected {
+        return;
+    }
+    let mut report = ctx.report(entry, Word::Refused, format!("it holds data that is not ours: {}", found.join(", ")));
+    if system_disk {
+        report.reason = found.join(", ");
+    }
+    report.next = Some(format!("to have it wiped and offered: {}", ctx.approval_command(nonce)));
+    ctx.push(report);
+}
+
+/// A report for a device that has no entry.
+fn bare_report(
+    s: &Snapshot,
+    path: &Path,
+    index: usize,
+    ctx: &Ctx<'_>,
+    state: Word,
+    reason: impl Into<String>,
+) -> Report {
+    let device = ctx.devices.groups[index].device;
+    Report {
+        path: path.to_path_buf(),
+        state,
+        pv: offer::pv_name(&s.node_name, path),
+        reason: reason.into(),
+        next: None,
+        size: Some(device.size),
+        identity: Some(device.identity.to_string()),
+        progress: None,
+        selected: true,
+    }
+}

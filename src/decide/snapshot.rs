@@ -1,0 +1,229 @@
+//! Everything that a decision may rest on, as one value. `reconcile` fills it; nothing here does I/O.
+
+use super::backoff::Backoff;
+use super::outcome::Listing;
+use crate::kube::objects::{Node, PersistentVolume, Phase};
+use crate::model::cleaning::{CleanResult, Cleaning, JobId};
+use crate::model::device::Observation;
+use crate::model::memory::{Entry, EntryId, Marker};
+use crate::model::names;
+use crate::settings::{Settings, SettingsError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The world as the reconcile thread knows it.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Monotonic, since the process started.
+    pub now: Duration,
+    /// Wall time in RFC 3339, for people only.
+    pub wall: String,
+    /// Fresh random bytes at every turn; nonces and ids are derived from them.
+    pub entropy: [u8; 16],
+    /// Grows with every event; tells a look that began after something from one that began before.
+    pub turn: u64,
+    pub boot_id: String,
+    /// Unix seconds; a PV without an identity annotation must be younger than this.
+    pub booted_at: u64,
+    pub node_name: String,
+    /// `None` until the watch has answered; `Some(None)` when the Node does not exist.
+    pub node: Option<Option<Node>>,
+    pub settings: SettingsView,
+    /// Our PVs by name; `None` until the watch has answered.
+    pub pvs: Option<BTreeMap<String, PersistentVolume>>,
+    /// Our PVs that were deleted, as they were last seen.
+    pub vanished: BTreeMap<String, Vanished>,
+    pub scan: Option<Scan>,
+    pub memory: Memory,
+    pub entries: BTreeMap<EntryId, Entry>,
+    /// An entry's last change, or its PV's: content seen before it says nothing about now.
+    pub changed: BTreeMap<EntryId, u64>,
+    pub jobs: BTreeMap<EntryId, Job>,
+    /// POSTs by entry; an `Offering` entry without one here may have been posted by a former run.
+    pub offers: BTreeMap<EntryId, OfferStage>,
+    /// PVs that the watch does not show any more, while a live read confirms it.
+    pub absences: BTreeMap<EntryId, Absence>,
+    /// PVs with a write under way (PATCH, DELETE), by name.
+    pub writing: BTreeSet<String>,
+    /// The one LIST of all PVs is under way.
+    pub listing: bool,
+    /// Its answer, until it is in the marker.
+    pub listed: Option<Listing>,
+    pub backoff: BTreeMap<BackoffKey, Backoff>,
+    /// The ledger could not be written: why, and until when nothing that needs it is tried.
+    pub ledger_fault: Option<(String, Duration)>,
+    /// Files of the ledger that could not be read: nothing that is not blank is written while there are any.
+    pub unreadable_entries: Vec<String>,
+}
+
+/// What is put off after a failure.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BackoffKey {
+    Clean(EntryId),
+    Offer(EntryId),
+    /// PATCH, DELETE by PV name.
+    Write(String),
+    /// The one LIST of all PVs.
+    List,
+}
+
+/// What is known of the settings.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum SettingsView {
+    /// The node or the ConfigMap has not been read yet.
+    #[default]
+    Waiting,
+    /// Neither annotation nor default flag names a ConfigMap.
+    Unset,
+    Missing {
+        configmap: String,
+    },
+    Invalid {
+        configmap: String,
+        errors: Vec<SettingsError>,
+    },
+    Ready {
+        configmap: String,
+        settings: Settings,
+    },
+}
+
+/// The last complete look at the devices.
+#[derive(Debug, Clone, Default)]
+pub struct Scan {
+    pub generation: u64,
+    pub observations: BTreeMap<PathBuf, Observation>,
+    pub error: Option<String>,
+}
+
+/// How far the node's own memory can be believed (SAFETY section 3).
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum Memory {
+    /// Not known before the Node and our PVs have been read.
+    #[default]
+    Unknown,
+    /// The ledger of this node; `marker.lost` may still say that it is not whole.
+    Kept { marker: Marker },
+    /// `--state-dir ""`: what is remembered ends with the process.
+    None { marker: Marker },
+    /// Another process holds the ledger.
+    Locked { why: String },
+}
+
+impl Memory {
+    pub fn marker(&self) -> Option<&Marker> {
+        match self {
+            Memory::Kept { marker } | Memory::None { marker } => Some(marker),
+            Memory::Unknown | Memory::Locked { .. } => None,
+        }
+    }
+
+    /// Whether "the ledger does not know this device" means anything.
+    pub fn is_intact(&self) -> bool {
+        matches!(self, Memory::Kept { marker } if marker.lost.is_none())
+    }
+}
+
+/// A PV after it was deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vanished {
+    pub name: String,
+    pub phase: Phase,
+    pub offer_id: Option<String>,
+}
+
+/// A cleaning under way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    pub id: JobId,
+    pub cleaning: Cleaning,
+    pub stage: JobStage,
+    /// Bytes of the plan, done and in all.
+    pub done: u64,
+    pub total: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobStage {
+    Starting,
+    /// The device is held; the live read is next.
+    Armed,
+    Reading,
+    /// Told to let go.
+    LettingGo,
+    /// The live read's answers: `None` where the PV does not exist.
+    Read(Vec<Option<Box<PersistentVolume>>>),
+    /// The live read failed.
+    Unread(String),
+    Writing,
+    Ended(CleanResult),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OfferStage {
+    /// Written down by this process, not posted yet.
+    Fresh,
+    Posting,
+    /// The server certainly did not make it.
+    Refused,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absence {
+    Asked,
+    /// A live read at this turn did not find the PV.
+    Confirmed {
+        turn: u64,
+    },
+}
+
+impl Snapshot {
+    pub fn node_label(&self) -> String {
+        names::label_value(&self.node_name)
+    }
+
+    pub fn existing_node(&self) -> Option<&Node> {
+        self.node.as_ref().and_then(Option::as_ref)
+    }
+
+    pub fn settings(&self) -> Option<&Settings> {
+        match &self.settings {
+            SettingsView::Ready { settings, .. } => Some(settings),
+            _ => None,
+        }
+    }
+
+    pub fn pv(&self, name: &str) -> Option<&PersistentVolume> {
+        self.pvs.as_ref()?.get(name)
+    }
+
+    pub fn pv_by_uid(&self, name: &str, uid: &str) -> Option<&PersistentVolume> {
+        self.pv(name).filter(|pv| pv.metadata.uid == uid)
+    }
+
+    /// Whether the last look began after this entry last changed.
+    pub fn looked_since_change(&self, id: &EntryId) -> bool {
+        let changed = self.changed.get(id).copied().unwrap_or(0);
+        self.scan.as_ref().is_some_and(|scan| scan.generation >= changed)
+    }
+
+    pub fn backing_off(&self, key: &BackoffKey) -> Option<&Backoff> {
+        self.backoff.get(key).filter(|b| b.until > self.now)
+    }
+
+    /// The approvals that a person gave, from the Node's annotation.
+    pub fn approvals(&self) -> BTreeSet<&str> {
+        self.existing_node()
+            .and_then(|node| node.metadata.annotations.get(names::APPROVE_ANNOTATION))
+            .map(|text| text.split([',', ' ']).map(str::trim).filter(|t| !t.is_empty()).collect())
+            .unwrap_or_default()
+    }
+
+    /// The value of the Node's `kubernetes.io/hostname` label, its name if absent.
+    pub fn hostname(&self) -> &str {
+        self.existing_node()
+            .and_then(|node| node.metadata.labels.get(names::HOSTNAME_LABEL))
+            .map_or(self.node_name.as_str(), String::as_str)
+    }
+}

@@ -1,0 +1,148 @@
+//! Speaks to the API server for the loop: a few threads take actions and answer each with one outcome.
+//! Decides nothing and retries nothing: what a failure means is `decide`'s business.
+
+mod listing;
+
+use crate::decide::outcome::{CreateFailure, Failure, Outcome};
+use crate::decide::plan::Action;
+use crate::kube::client::Client;
+use crate::kube::error::ApiError;
+use crate::kube::objects::PersistentVolume;
+use crate::kube::request;
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+/// Requests under way at once. An API server answers a POST in some 5 ms: four threads make 200 volumes in a second,
+/// and one node is no burden on the server.
+const THREADS: usize = 4;
+
+/// A TLS handshake needs most of it; only what is touched costs memory.
+const STACK_SIZE: usize = 256 << 10;
+
+/// Who asks: the node whose volumes are meant.
+#[derive(Debug, Clone)]
+pub struct NodeScope {
+    pub node_name: String,
+    pub node_label: String,
+}
+
+/// The running threads. They end when the sender of actions is dropped and what was begun is answered.
+pub struct Executor {
+    actions: Option<Sender<(Action, NodeScopeWithHost)>>,
+    client: Client,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// The scope, with the hostname that the Node carries when the action is dispatched.
+type NodeScopeWithHost = (Arc<NodeScope>, String);
+
+impl Executor {
+    pub fn spawn(client: &Client, sink: impl Fn(Outcome) + Send + Sync + 'static) -> std::io::Result<Executor> {
+        let (sender, receiver) = unbounded::<(Action, NodeScopeWithHost)>();
+        let sink = Arc::new(sink);
+        let client = client.fork();
+        let threads = (0..THREADS)
+            .map(|number| {
+                let (client, receiver, sink) = (client.clone(), receiver.clone(), sink.clone());
+                Builder::new()
+                    .name(format!("execute-{number}"))
+                    .stack_size(STACK_SIZE)
+                    .spawn(move || serve(&client, &receiver, &*sink))
+            })
+            .collect::<std::io::Result<Vec<_>>>()?;
+        Ok(Executor { actions: Some(sender), client, threads })
+    }
+
+    /// Hands an action over. `hostname` is the Node's `kubernetes.io/hostname`.
+    pub fn submit(&self, action: Action, scope: &Arc<NodeScope>, hostname: &str) {
+        if let Some(actions) = &self.actions
+            && actions.send((action, (scope.clone(), hostname.to_owned()))).is_err()
+        {
+            log::error!("the threads that write to the API server have ended");
+        }
+    }
+
+    /// Ends requests under way at once and waits for the threads.
+    pub fn stop(mut self) {
+        self.actions = None;
+        self.client.shutdown();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a thread that writes to the API server panicked");
+            }
+        }
+    }
+}
+
+fn serve(client: &Client, actions: &Receiver<(Action, NodeScopeWithHost)>, sink: &dyn Fn(Outcome)) {
+    for (action, (scope, hostname)) in actions {
+        if let Some(outcome) = carry_out(client, action, &scope, &hostname) {
+            sink(outcome);
+        }
+    }
+}
+
+/// One action, one answer. Actions of the cleaning workers are not for here.
+fn carry_out(client: &Client, action: Action, scope: &NodeScope, hostname: &str) -> Option<Outcome> {
+    Some(match action {
+        Action::ReadLive { entry, job, names } => {
+            let answer = names.iter().map(|name| get(client, name)).collect::<Result<Vec<_>, _>>();
+            Outcome::Live { entry, job, answer: answer.map_err(|error| failure(&error)) }
+        }
+        Action::LookForPv { entry, name } => {
+            Outcome::Looked { entry, answer: get(client, &name).map_err(|error| failure(&error)) }
+        }
+        Action::CreatePv { entry, pv } => Outcome::Created { entry, answer: create(client, &pv) },
+        Action::DeletePv { name, uid, resource_version } => {
+            let answer =
+                client.call::<serde_json::Value>(&request::delete_persistent_volume(&name, &uid, &resource_version));
+            Outcome::Wrote { name, answer: unless_gone(answer) }
+        }
+        Action::RepairPv { name, patch, .. } => {
+            let answer = client.call::<serde_json::Value>(&request::patch_persistent_volume(&name, &patch));
+            Outcome::Wrote { name, answer: unless_gone(answer) }
+        }
+        Action::ListAllPvs => {
+            Outcome::Listed { answer: listing::list_all(client, scope, hostname).map_err(|error| failure(&error)) }
+        }
+        Action::StartCleaning { .. } | Action::Proceed { .. } | Action::LetGo { .. } => return None,
+    })
+}
+
+fn get(client: &Client, name: &str) -> Result<Option<Box<PersistentVolume>>, ApiError> {
+    match client.call::<PersistentVolume>(&request::get_persistent_volume(name)) {
+        Ok(pv) => Ok(Some(Box::new(pv))),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn create(client: &Client, pv: &PersistentVolume) -> Result<Box<PersistentVolume>, CreateFailure> {
+    match client.call::<PersistentVolume>(&request::create_persistent_volume(pv)) {
+        Ok(created) => Ok(Box::new(created)),
+        Err(error) if error.is_already_exists() => {
+            // GET and look: it may be the one of an earlier try whose answer was lost.
+            let pv = get(client, &pv.metadata.name).unwrap_or_else(|error| {
+                log::warn!("{}", error.chain());
+                None
+            });
+            Err(CreateFailure::Exists { pv })
+        }
+        Err(error) if error.is_definite() => Err(CreateFailure::Refused(failure(&error))),
+        Err(error) => Err(CreateFailure::Unknown(failure(&error))),
+    }
+}
+
+/// A PV that is gone needs no write any more.
+fn unless_gone<T>(answer: Result<T, ApiError>) -> Result<(), Failure> {
+    match answer {
+        Ok(_) => Ok(()),
+        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) => Err(failure(&error)),
+    }
+}
+
+fn failure(error: &ApiError) -> Failure {
+    Failure { reason: error.chain(), conflict: error.is_conflict(), retry_after: error.retry_after() }
+}

@@ -1,0 +1,52 @@
+//! The envelopes of the API: object kinds and lists. Knows no single kind's fields.
+
+use super::{ConfigMap, Node, ObjectMeta, PersistentVolume, null_is_default};
+use serde::Deserialize;
+
+/// A kind that is read with LIST and WATCH.
+pub trait Object: serde::de::DeserializeOwned + Send + 'static {
+    /// `kind`, as in `PersistentVolume`; its list is this word and `List`.
+    const KIND: &'static str;
+    fn meta(&self) -> &ObjectMeta;
+}
+
+impl Object for Node {
+    const KIND: &'static str = "Node";
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for PersistentVolume {
+    const KIND: &'static str = "PersistentVolume";
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+impl Object for ConfigMap {
+    const KIND: &'static str = "ConfigMap";
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+}
+
+/// One page of a LIST.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(bound = "T: serde::de::DeserializeOwned")]
+pub struct List<T> {
+    pub metadata: ListMeta,
+    /// Go writes `null` for an empty slice.
+    #[serde(default, deserialize_with = "null_is_default")]
+    pub items: Vec<T>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ListMeta {
+    /// The state that the whole list shows; a WATCH goes on from here. Required: without it an answer is no list.
+    pub resource_version: String,
+    /// Not empty: there are more pages.
+    #[serde(default, rename = "continue", deserialize_with = "null_is_default")]
+    pub continue_token: String,
+}

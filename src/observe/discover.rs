@@ -1,0 +1,140 @@
+//! Which paths `deviceDir` and `deviceNameFilter` select: every entry below the directory that is no directory and
+//! whose base name matches, links unresolved. Does not look at what an entry is; that is `probe`'s business.
+
+use crate::host::files::{FilesError, walk};
+use crate::model::scan::Selection;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DiscoverError {
+    #[error("deviceDir {} is not an absolute path", path.display())]
+    NotAbsolute { path: PathBuf },
+    #[error("deviceDir {} does not exist", path.display())]
+    Missing { path: PathBuf },
+    #[error("deviceDir {} is not a directory", path.display())]
+    NotADirectory { path: PathBuf },
+    #[error("deviceDir {} cannot be read", path.display())]
+    Stat { path: PathBuf, source: io::Error },
+    #[error("deviceDir cannot be read in full")]
+    Walk { source: FilesError },
+}
+
+/// What was found, and what kept us from finding more.
+#[derive(Debug, Default)]
+pub struct Discovery {
+    /// Sorted.
+    pub paths: Vec<PathBuf>,
+    pub error: Option<DiscoverError>,
+}
+
+pub fn discover(selection: &Selection) -> Discovery {
+    match checked(selection) {
+        Ok(discovery) => discovery,
+        Err(error) => Discovery { paths: Vec::new(), error: Some(error) },
+    }
+}
+
+fn checked(selection: &Selection) -> Result<Discovery, DiscoverError> {
+    if !selection.device_dir.is_absolute() {
+        return Err(DiscoverError::NotAbsolute { path: selection.device_dir.clone() });
+    }
+    // `/dev//disk/` and `/dev/disk` make the same paths, as in the original: a PV's path is compared as text.
+    let path: PathBuf = selection.device_dir.components().collect();
+    match fs::metadata(&path) {
+        Ok(metadata) if metadata.is_dir() => {}
+        Ok(_) => return Err(DiscoverError::NotADirectory { path }),
+        Err(source) => {
+            return Err(match source.kind() {
+                io::ErrorKind::NotFound => DiscoverError::Missing { path },
+                io::ErrorKind::NotADirectory => DiscoverError::NotADirectory { path },
+                _ => DiscoverError::Stat { path, source },
+            });
+        }
+    }
+    // A name that is no UTF-8 is matched with its odd bytes replaced; that no PV can name it is decided elsewhere.
+    let wanted = |name: &std::ffi::OsStr| selection.filter.is_match(&name.to_string_lossy());
+    let walked = walk(&path, wanted).map_err(|source| DiscoverError::Walk { source })?;
+    let mut paths = walked.entries;
+    paths.sort_unstable();
+    let error = walked.unread.into_iter().next().map(|source| DiscoverError::Walk { source });
+    Ok(Discovery { paths, error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::made_up::Tree;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    fn select(dir: impl AsRef<Path>, filter: &str) -> Discovery {
+        let filter = regex::Regex::new(filter).unwrap();
+        discover(&Selection { device_dir: dir.as_ref().to_owned(), filter })
+    }
+
+    #[test]
+    fn the_filter_is_searched_for_in_the_base_name_at_any_depth() {
+        let tree = Tree::new();
+        for path in ["dev/sdb", "dev/sda", "dev/by/path/xsda", "dev/sda.d/other", "dev/tty"] {
+            tree.write(path, "");
+        }
+        let dir = tree.root.join("dev");
+        let found = select(&dir, "sd[a-z]");
+        assert!(found.error.is_none());
+        assert_eq!(found.paths, ["by/path/xsda", "sda", "sdb"].map(|path| dir.join(path)));
+        assert_eq!(select(&dir, "^sd[a-z]$").paths, ["sda", "sdb"].map(|path| dir.join(path)));
+        assert_eq!(select(&dir, "nothing").paths, Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn links_are_found_unresolved_and_whatever_they_lead_to() {
+        let tree = Tree::new();
+        let dir = tree.root.join("links");
+        std::fs::create_dir(&dir).unwrap();
+        tree.write("outside/sda", "");
+        for (name, target) in [("d1", "../outside/sda"), ("d2", "../outside"), ("d3", "nowhere"), ("d4", "d4")] {
+            symlink(target, dir.join(name)).unwrap();
+        }
+        assert_eq!(select(&dir, "d").paths, ["d1", "d2", "d3", "d4"].map(|path| dir.join(path)));
+    }
+
+    #[test]
+    fn the_directory_itself_may_be_a_link_and_is_written_in_one_way() {
+        let tree = Tree::new();
+        tree.write("real/sda", "");
+        symlink("real", tree.root.join("link")).unwrap();
+        for spelt in ["link", "link/", "./link//", "link/."] {
+            let found = select(format!("{}/{spelt}", tree.root.display()), "sda");
+            assert_eq!(found.paths, [tree.root.join("link/sda")]);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_directory_is_said() {
+        let tree = Tree::new();
+        tree.write("file", "");
+        symlink("gone", tree.root.join("dangling")).unwrap();
+        let says = |dir: &Path| select(dir, ".").error.unwrap();
+        assert!(matches!(says(Path::new("dev")), DiscoverError::NotAbsolute { .. }));
+        assert!(matches!(says(&tree.root.join("gone")), DiscoverError::Missing { .. }));
+        assert!(matches!(says(&tree.root.join("dangling")), DiscoverError::Missing { .. }));
+        assert!(matches!(says(&tree.root.join("file")), DiscoverError::NotADirectory { .. }));
+        assert!(matches!(says(&tree.root.join("file/below")), DiscoverError::NotADirectory { .. }));
+        assert!(says(Path::new("/nowhere")).to_string().contains("deviceDir /nowhere does not exist"));
+    }
+
+    #[test]
+    fn five_thousand_entries_are_found_in_order() {
+        let tree = Tree::new();
+        let dir = tree.root.join("many");
+        std::fs::create_dir(&dir).unwrap();
+        for n in 0..5000 {
+            symlink("/dev/null", dir.join(format!("disk{n:04}"))).unwrap();
+        }
+        let found = select(&dir, "^disk");
+        assert_eq!(found.paths.len(), 5000);
+        assert!(found.paths.is_sorted());
+    }
+}

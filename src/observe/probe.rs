@@ -1,0 +1,387 @@
+//! One look at one path: what is there, which device it is, who uses it, what it holds.
+//!
+//! A path is followed once. What it led to is pinned (O_PATH, which opens nothing: no FIFO blocks, no tape rewinds),
+//! and whatever is opened afterwards is the pinned inode, so that a link swapped in between leads nowhere else. How
+//! deep the look goes is the caller's choice; nothing here opens more than that.
+
+use super::content::read_content;
+use super::protection::{self, PartitionType};
+use super::surroundings::{self, Host, LoopAnswer, Surroundings};
+use super::table::{self, DiskTable, Extent};
+use super::{identity, in_use};
+use crate::host::loops;
+use crate::host::number::DeviceNumber;
+use crate::host::sysfs::{Node, SysfsError};
+use crate::model::chain::chain;
+use crate::model::device::{Content, Device, Identity, InUse, Place, ProbeError, Protection};
+use nix::libc;
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// How deep to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Nothing is opened: the device, or its disk or one of its partitions, has a PV.
+    Outside,
+    /// The device is opened, its disk is not: another partition of the disk has a PV.
+    Beside,
+    Full,
+}
+
+/// Where a path leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spot {
+    pub place: Place,
+    /// The disk that carries it; itself when it is a whole disk.
+    pub disk: Place,
+    pub diskseq: Option<u64>,
+}
+
+#[derive(Debug)]
+pub struct Prober {
+    host: Host,
+    allow_regular_files: bool,
+    cache: Mutex<Cache>,
+}
+
+/// What cannot change while a disk's `diskseq` stays, so that a poll in which nothing changed costs little.
+#[derive(Debug, Default)]
+struct Cache {
+    identities: HashMap<DeviceNumber, (u64, Identity)>,
+    tables: HashMap<DeviceNumber, (u64, DiskTable)>,
+    loops: HashMap<DeviceNumber, (u64, LoopAnswer)>,
+}
+
+/// Disks come and go; numbers are used again, but on a node that makes and removes thousands the cache must not grow
+/// for ever. A cleared cache costs one slower poll.
+const CACHED_DISKS: usize = 4096;
+
+/// What a path was found to lead to.
+struct Pinned {
+    /// O_PATH.
+    file: File,
+    metadata: fs::Metadata,
+}
+
+impl Pinned {
+    /// Opens the pinned inode, wherever its path leads by now.
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+impl Prober {
+    pub fn new(host: Host, allow_regular_files: bool) -> Prober {
+        Prober { host, allow_regular_files, cache: Mutex::default() }
+    }
+
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// By itself, with fresh surroundings.
+    pub fn probe(&self, path: &Path, depth: Depth) -> Result<Device, ProbeError> {
+        let around = Surroundings::look(&self.host).map_err(|error| failed(chain(&error)))?;
+        self.look(path, None, depth, &around)
+    }
+
+    /// As one of many. A path that leads elsewhere than it did a moment ago is an error: for where it leads now,
+    /// another depth may be right.
+    pub fn probe_at(
+        &self,
+        path: &Path,
+        expected: Spot,
+        depth: Depth,
+        around: &Surroundings,
+    ) -> Result<Device, ProbeError> {
+        self.look(path, Some(expected), depth, around)
+    }
+
+    /// Where the path leads. Opens nothing.
+    pub fn resolve(&self, path: &Path) -> Result<Spot, ProbeError> {
+        let pinned = pin(path)?;
+        match self.place(&pinned)? {
+            place @ Place::File { .. } => Ok(Spot { place, disk: place, diskseq: None }),
+            place @ Place::Block { major, minor } => {
+                let node = self.host.sysfs.node(DeviceNumber { major, minor }).map_err(no_facts)?;
+                let disk = node.disk().map_err(no_facts)?.unwrap_or(node);
+                Ok(Spot { place, disk: disk.number.into(), diskseq: disk.diskseq() })
+            }
+        }
+    }
+
+    /// The answer that this loop gave before, if nothing was attached to it or detached since.
+    pub fn remembered_loop(&self, node: &Node) -> Option<LoopAnswer> {
+        let diskseq = node.diskseq()?;
+        let cache = self.cache();
+        let (at, answer) = cache.loops.get(&node.number)?;
+        (*at == diskseq).then(|| answer.clone())
+    }
+
+    /// Asks one loop and remembers what it says. May hang with what is behind the loop.
+    pub fn ask_loop(&self, node: &Node) -> Option<LoopAnswer> {
+        // Before it is asked: if it is attached anew in between, the answer is filed under what is no more.
+        let diskseq = node.diskseq();
+        let answer = surroundings::ask(&self.host, node)?;
+        if let (Some(diskseq), true) = (diskseq, answer.backing.is_some()) {
+            remember(&mut self.cache().loops, node.number, diskseq, answer.clone());
+        }
+        Some(answer)
+    }
+
+    pub fn bound_loops(&self) -> Result<Vec<Node>, SysfsError> {
+        loops::bound_loops(&self.host.sysfs)
+    }
+
+    fn look(
+        &self,
+        path: &Path,
+        expected: Option<Spot>,
+        depth: Depth,
+        around: &Surroundings,
+    ) -> Result<Device, ProbeError> {
+        let pinned = pin(path)?;
+        let place = self.place(&pinned)?;
+        if expected.is_some_and(|expected| expected.place != place) {
+            return Err(failed("its path led elsewhere while it was looked at".to_owned()));
+        }
+        let device = match place {
+            Place::Block { major, minor } => {
+                self.block(&pinned, DeviceNumber { major, minor }, depth, around).map_err(|error| match error {
+                    LookError::Sysfs(error) => no_facts(error),
+                    LookError::Probe(error) => error,
+                })?
+            }
+            Place::File { .. } => regular_file(&pinned, place, depth, around)?,
+        };
+        if expected.is_some_and(|expected| expected.diskseq != device.diskseq || expected.disk != device.disk) {
+            return Err(failed("its medium was changed while it was looked at".to_owned()));
+        }
+        Ok(device)
+    }
+
+    fn block(
+        &self,
+        pinned: &Pinned,
+        number: DeviceNumber,
+        depth: Depth,
+        around: &Surroundings,
+    ) -> Result<Device, LookError> {
+        let node = self.host.sysfs.node(number)?;
+        let carrier = node.disk()?;
+        let disk = carrier.as_ref().unwrap_or(&node);
+        let diskseq = disk.diskseq();
+        let size = node.size()?;
+        if size == 0 {
+            return Err(failed("it has no medium (its size is 0)".to_owned()).into());
+        }
+        let partitions = if carrier.is_none() { node.partitions()? } else { Vec::new() };
+        let relatives: Vec<&Node> = carrier.iter().chain(&partitions).collect();
+        let mut in_use = in_use::of_block(&node, &relatives, around);
+
+        let disk_identity = self.disk_identity(disk, diskseq, around);
+        let (identity, protection) = match carrier {
+            None => (disk_identity, protection::of_disk(disk, partitions.len(), around)),
+            Some(_) => {
+                let extent = Extent { number: node.partition_number().unwrap_or_default(), start: node.start()?, size };
+                let (kind, listed) = self.partition_type(disk, diskseq, extent, depth);
+                let uevent = node.uevent();
+                let uuid = uevent.partition_uuid().or(listed.as_deref());
+                let identity = identity::of_partition(&disk_identity, extent.number, extent.start, uuid);
+                (identity, protection::of_partition(disk, &kind, around))
+            }
+        };
+
+        let mut content = Content::NotRead;
+        // What is never offered need not be opened.
+        let may_be_offered = matches!(protection, None | Some(Protection::SystemDisk { .. }));
+        if depth != Depth::Outside && in_use.is_none() && may_be_offered {
+            (in_use, content) = open(pinned, size);
+            // What was read is of the medium that sysfs spoke of only if that one is still there.
+            if disk.diskseq() != diskseq || node.size()? != size {
+                return Err(failed("its medium was changed while it was looked at".to_owned()).into());
+            }
+        }
+        Ok(Device {
+            place: number.into(),
+            kernel_name: node.name.clone(),
+            diskseq,
+            size,
+            identity,
+            disk: disk.number.into(),
+            partitions: partitions.iter().map(|partition| partition.number.into()).collect(),
+            in_use,
+            protection,
+            content,
+        })
+    }
+
+    fn disk_identity(&self, disk: &Node, diskseq: Option<u64>, around: &Surroundings) -> Identity {
+        if let Some(diskseq) = diskseq {
+            if let Some((at, identity)) = self.cache().identities.get(&disk.number) {
+                if *at == diskseq {
+                    return identity.clone();
+                }
+            }
+        }
+        let identity = identity::of_disk(disk, around);
+        // A weak one is not kept: a loop that answers at last, or a driver that is slow, makes it strong.
+        if let (Some(diskseq), false) = (diskseq, identity.is_weak()) {
+            remember(&mut self.cache().identities, disk.number, diskseq, identity.clone());
+        }
+        identity
+    }
+
+    /// The partition's type and UUID: from the disk where that may be opened, else from what was read of it before.
+    fn partition_type(
+        &self,
+        disk: &Node,
+        diskseq: Option<u64>,
+        extent: Extent,
+        depth: Depth,
+    ) -> (PartitionType, Option<String>) {
+        let listed = |table: &DiskTable| {
+            let protected = table.protected(extent).map(str::to_owned);
+            (PartitionType::Known { protected }, table.uuid(extent).map(str::to_owned))
+        };
+        if depth == Depth::Full {
+            return match table::read(&self.host.dev, disk) {
+                Ok(read) => {
+                    let known = listed(&read);
+                    if let Some(diskseq) = diskseq {
+                        remember(&mut self.cache().tables, disk.number, diskseq, read);
+                    }
+                    known
+                }
+                Err(error) => (PartitionType::Unknown { why: chain(&error) }, None),
+            };
+        }
+        match self.cache().tables.get(&disk.number) {
+            Some((at, table)) if Some(*at) == diskseq => listed(table),
+            _ if depth == Depth::Outside => (PartitionType::NotAsked, None),
+            _ => {
+                let why = format!("{} is not read while another partition of it has a PersistentVolume", disk.name);
+                (PartitionType::Unknown { why }, None)
+            }
+        }
+    }
+
+    fn place(&self, pinned: &Pinned) -> Result<Place, ProbeError> {
+        let kind = pinned.metadata.file_type();
+        let what = if kind.is_block_device() {
+            return Ok(DeviceNumber::from_raw(pinned.metadata.rdev()).into());
+        } else if kind.is_file() {
+            if self.allow_regular_files {
+                return Ok(Place::File { dev: pinned.metadata.dev(), ino: pinned.metadata.ino() });
+            }
+            "a regular file"
+        } else if kind.is_dir() {
+            "a directory"
+        } else if kind.is_char_device() {
+            "a character device"
+        } else if kind.is_fifo() {
+            "a FIFO"
+        } else if kind.is_socket() {
+            "a socket"
+        } else {
+            "of an unknown kind"
+        };
+        Err(ProbeError::NotADevice { what: what.to_owned() })
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        // What a panicking thread left is still true: entries are put in whole.
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum LookError {
+    Sysfs(SysfsError),
+    Probe(ProbeError),
+}
+
+impl From<SysfsError> for LookError {
+    fn from(error: SysfsError) -> LookError {
+        LookError::Sysfs(error)
+    }
+}
+
+impl From<ProbeError> for LookError {
+    fn from(error: ProbeError) -> LookError {
+        LookError::Probe(error)
+    }
+}
+
+fn pin(path: &Path) -> Result<Pinned, ProbeError> {
+    if !path.is_absolute() {
+        return Err(failed("its path is not absolute".to_owned()));
+    }
+    let asked = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::NotADirectory => ProbeError::Gone,
+        _ => failed(error.to_string()),
+    };
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path).map_err(asked)?;
+    let metadata = file.metadata().map_err(asked)?;
+    Ok(Pinned { file, metadata })
+}
+
+/// The exclusive try first: what is in use is not read.
+fn open(pinned: &Pinned, size: u64) -> (Option<InUse>, Content) {
+    let path = pinned.path();
+    match in_use::is_held(&path) {
+        Ok(true) => (Some(InUse::Exclusive), Content::NotRead),
+        Ok(false) => (None, read_content(&path, size)),
+        Err(error) => (None, Content::Unreadable { error: error.to_string() }),
+    }
+}
+
+fn regular_file(pinned: &Pinned, place: Place, depth: Depth, around: &Surroundings) -> Result<Device, ProbeError> {
+    // Where it really is, so that two links to one file are one device also in words.
+    let path = fs::read_link(pinned.path()).map_err(|error| failed(error.to_string()))?;
+    let filesystem = DeviceNumber::from_raw(pinned.metadata.dev());
+    let size = pinned.metadata.len();
+    if size == 0 {
+        return Err(failed("the file is empty".to_owned()));
+    }
+    let in_use = in_use::of_file(filesystem, pinned.metadata.ino(), around);
+    let content = match (depth, &in_use) {
+        (Depth::Outside, _) | (_, Some(_)) => Content::NotRead,
+        _ => read_content(&pinned.path(), size),
+    };
+    Ok(Device {
+        place,
+        kernel_name: path.to_string_lossy().into_owned(),
+        diskseq: None,
+        size,
+        identity: identity::of_file(&path, filesystem, pinned.metadata.ino()),
+        disk: place,
+        partitions: Vec::new(),
+        in_use,
+        protection: None,
+        content,
+    })
+}
+
+fn remember<T>(cache: &mut HashMap<DeviceNumber, (u64, T)>, number: DeviceNumber, diskseq: u64, value: T) {
+    if cache.len() >= CACHED_DISKS {
+        cache.clear();
+    }
+    cache.insert(number, (diskseq, value));
+}
+
+fn no_facts(error: SysfsError) -> ProbeError {
+    match error {
+        // The node is there, the device is not.
+        SysfsError::NoDevice { .. } => ProbeError::Gone,
+        _ => failed(chain(&error)),
+    }
+}
+
+fn failed(error: String) -> ProbeError {
+    ProbeError::Failed { error }
+}

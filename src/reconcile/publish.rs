@@ -1,0 +1,234 @@
+//! What the loop shows: the board behind `/status`, the gauges, the log and the Events, each only when it changes.
+
+use super::event::Event;
+use crate::decide::plan::{Action, Notice, Plan, Report, Word};
+use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
+use crate::decide::{self};
+use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
+use crate::record::{About, Note};
+use crate::serve::{Board, Metrics};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What was said last, so that only changes are said.
+pub struct Publisher {
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    devices: BTreeMap<PathBuf, (Word, String)>,
+    notices: Vec<Notice>,
+    awaited: Option<String>,
+    /// Running cleanings: when they began, and how many of their bytes are counted.
+    cleanings: BTreeMap<JobId, (Duration, u64)>,
+    /// Ended since the last turn, for their Events.
+    cleaned: Vec<(PathBuf, u64, &'static str)>,
+}
+
+/// The document of `/status`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    node: String,
+    version: &'static str,
+    /// What is awaited before the node serves; absent when it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    awaited: Option<String>,
+    settings: String,
+    memory: String,
+    notices: Vec<Notice>,
+    devices: Vec<Report>,
+}
+
+impl Publisher {
+    pub fn new(board: Arc<Board>, metrics: Arc<Metrics>) -> Publisher {
+        Publisher {
+            board,
+            metrics,
+            devices: BTreeMap::new(),
+            notices: Vec::new(),
+            awaited: None,
+            cleanings: BTreeMap::new(),
+            cleaned: Vec::new(),
+        }
+    }
+
+    /// Counts what an event says before the state forgets it.
+    pub fn saw(&mut self, snapshot: &Snapshot, event: &Event, now: Duration) {
+        let Event::Clean(event) = event else { return };
+        match event {
+            CleanEvent::Armed { .. } => {}
+            CleanEvent::Progress { id, done, .. } => self.count_bytes(*id, *done),
+            CleanEvent::Ended { id, result } => {
+                let Some((began, counted)) = self.cleanings.remove(id) else { return };
+                self.metrics.cleaning_ended(result, now.saturating_sub(began));
+                if let CleanResult::Cleaned { bytes, method } = result {
+                    self.metrics.add_cleaned_bytes(bytes.saturating_sub(counted));
+                    let entry = snapshot.jobs.iter().find(|(_, job)| job.id == *id).map(|(entry, _)| entry);
+                    let path = entry.and_then(|id| snapshot.entries.get(id)).map(|entry| entry.path.clone());
+                    self.cleaned.extend(path.map(|path| (path, *bytes, *method)));
+                }
+            }
+        }
+    }
+
+    fn count_bytes(&mut self, id: JobId, done: u64) {
+        if let Some((_, counted)) = self.cleanings.get_mut(&id) {
+            self.metrics.add_cleaned_bytes(done.saturating_sub(*counted));
+            *counted = done.max(*counted);
+        }
+    }
+
+    pub fn dispatched(&mut self, action: &Action, now: Duration) {
+        if let Action::StartCleaning { job, .. } = action {
+            self.cleanings.insert(job.id, (now, job.resume_at));
+        }
+    }
+
+    /// Shows the outcome of one turn.
+    pub fn publish(&mut self, s: &Snapshot, plan: &Plan, tell: impl Fn(Note)) {
+        self.board.beat();
+        let awaited = decide::awaited(s);
+        if awaited != self.awaited {
+            match &awaited {
+                Some(what) => log::info!("{what}"),
+                None => log::info!("ready"),
+            }
+            self.awaited = awaited.clone();
+        }
+        self.board.set_awaited(awaited.clone());
+        self.gauges(s, &plan.reports);
+        self.cleaned_events(s, &tell);
+        self.device_changes(s, &plan.reports, &tell);
+        self.notice_changes(s, &plan.notices, &tell);
+        self.board.publish(Status {
+            node: s.node_name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            awaited,
+            settings: settings_line(&s.settings),
+            memory: memory_line(&s.memory),
+            notices: plan.notices.clone(),
+            devices: plan.reports.clone(),
+        });
+    }
+
+    fn gauges(&self, s: &Snapshot, reports: &[Report]) {
+        let mut words: BTreeMap<Word, usize> = Word::ALL.into_iter().map(|word| (word, 0)).collect();
+        for report in reports {
+            *words.entry(report.state).or_default() += 1;
+        }
+        let available = reports.iter().filter(|report| report.selected && report.state.is_available()).count();
+        let error = reports.iter().filter(|report| report.state.is_error()).count();
+        self.metrics.set_device_totals(available, error);
+        self.metrics.set_device_states(words.iter().map(|(word, count)| (word.as_str(), *count)));
+        self.metrics.set_settings_valid(s.settings().is_some());
+        self.metrics.set_memory_intact(s.memory.is_intact() && s.unreadable_entries.is_empty());
+        self.metrics.set_cleanings_running(self.cleanings.len());
+    }
+
+    fn cleaned_events(&mut self, s: &Snapshot, tell: &impl Fn(Note)) {
+        for (path, bytes, method) in std::mem::take(&mut self.cleaned) {
+            let entry = s.entries.values().find(|entry| entry.path == path);
+            let pv = entry.and_then(|entry| entry.state.pv_name());
+            let message = format!("{} was cleaned: {bytes} bytes are zero ({method})", path.display());
+            log::info!("{message}");
+            // A first cleaning is the ordinary way to an offer: the log is enough.
+            if let Some(about) = pv.and_then(|name| about_pv(s, name)) {
+                tell(Note { about, reason: "DeviceCleaned", warning: false, message });
+            }
+        }
+    }
+
+    fn device_changes(&mut self, s: &Snapshot, reports: &[Report], tell: &impl Fn(Note)) {
+        let mut now = BTreeMap::new();
+        for report in reports {
+            let said = (report.state, report.reason.clone());
+            if self.devices.get(&report.path) != Some(&said) {
+                let before = self.devices.get(&report.path).map(|(word, _)| *word);
+                say(s, report, before, tell);
+            }
+            now.insert(report.path.clone(), said);
+        }
+        for (path, (word, _)) in &self.devices {
+            if !now.contains_key(path) {
+                log::info!("{}: {} before, not seen or selected any more", path.display(), word.as_str());
+            }
+        }
+        self.devices = now;
+    }
+
+    fn notice_changes(&mut self, s: &Snapshot, notices: &[Notice], tell: &impl Fn(Note)) {
+        for notice in notices.iter().filter(|notice| !self.notices.contains(notice)) {
+            log::warn!("{}: {}", notice.reason, notice.message);
+            if let Some(about) = about_node(s) {
+                tell(Note { about, reason: notice.reason, warning: true, message: notice.message.clone() });
+            }
+        }
+        self.notices = notices.to_vec();
+    }
+}
+
+/// Says one change in the log and, where a person must know, in an Event.
+fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)) {
+    let next = report.next.as_ref().map(|next| format!("; next: {next}")).unwrap_or_default();
+    let line = format!("{}: {}: {}{next}", report.path.display(), report.state.as_str(), report.reason);
+    let Some(reason) = event_reason(report.state) else {
+        if before == Some(report.state) {
+            log::debug!("{line}");
+        } else {
+            log::info!("{line}");
+        }
+        return;
+    };
+    log::warn!("{line}");
+    let about = report.pv.as_deref().and_then(|name| about_pv(s, name)).or_else(|| about_node(s));
+    if let Some(about) = about {
+        let message = format!("{}: {}{next}", report.path.display(), report.reason);
+        tell(Note { about, reason, warning: true, message });
+    }
+}
+
+/// The Event reasons of README's troubleshooting table.
+fn event_reason(word: Word) -> Option<&'static str> {
+    match word {
+        Word::Refused => Some("DeviceRefused"),
+        Word::Quarantined => Some("DeviceQuarantined"),
+        Word::Dirty => Some("CleaningOwed"),
+        Word::Error => Some("DeviceError"),
+        Word::Absent => Some("DeviceMissing"),
+        Word::Foreign => Some("ForeignVolume"),
+        _ => None,
+    }
+}
+
+fn about_pv(s: &Snapshot, name: &str) -> Option<About> {
+    let uid = s.pv(name)?.metadata.uid.clone();
+    Some(About::PersistentVolume { name: name.to_owned(), uid })
+}
+
+fn about_node(s: &Snapshot) -> Option<About> {
+    let node = s.existing_node()?;
+    Some(About::Node { name: node.metadata.name.clone(), uid: node.metadata.uid.clone() })
+}
+
+fn settings_line(settings: &SettingsView) -> String {
+    match settings {
+        SettingsView::Waiting => "not read yet".to_owned(),
+        SettingsView::Unset => "no ConfigMap is named".to_owned(),
+        SettingsView::Missing { configmap } => format!("ConfigMap {configmap} does not exist"),
+        SettingsView::Invalid { configmap, .. } => format!("ConfigMap {configmap} has errors"),
+        SettingsView::Ready { configmap, .. } => format!("ConfigMap {configmap}"),
+    }
+}
+
+fn memory_line(memory: &Memory) -> String {
+    match memory {
+        Memory::Unknown => "not read yet".to_owned(),
+        Memory::Locked { why } => why.clone(),
+        Memory::None { .. } => "none is kept".to_owned(),
+        Memory::Kept { marker } => {
+            marker.lost.as_ref().map_or("intact".to_owned(), |lost| format!("lost: {}", lost.why))
+        }
+    }
+}

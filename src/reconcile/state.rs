@@ -1,0 +1,452 @@
+//! The state that the loop owns. Events come in, the snapshot changes; no I/O, no clock: the time comes with the event.
+
+use super::event::Event;
+use crate::decide::backoff::{self, Backoff};
+use crate::decide::outcome::{CreateFailure, Failure, Outcome};
+use crate::decide::plan::{Action, Plan};
+use crate::decide::snapshot::{
+    Absence, BackoffKey, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished,
+};
+use crate::kube::objects::{ConfigMap, PersistentVolume};
+use crate::kube::watch::WatchUpdate;
+use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
+use crate::model::memory::{Entry, EntryId, Marker, State as EntryState};
+use crate::model::names;
+use crate::model::scan::{ScanReport, ScanRequest, Selection};
+use crate::settings::Settings;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Deleted PVs are remembered for the entries that still name them; beyond so many the oldest knowledge is worth
+/// nothing, as each entry is decided on within one turn.
+const VANISHED_MAX: usize = 1024;
+
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    pub snapshot: Snapshot,
+    default_configmap: Option<String>,
+    /// The wanted ConfigMap as it was read: `None` not yet, `Some(None)` it does not exist.
+    configmap: Option<Option<ConfigMap>>,
+    looks: Looks,
+}
+
+/// When to look at the devices.
+#[derive(Debug, Clone, Default)]
+struct Looks {
+    wanted: bool,
+    in_flight: Option<u64>,
+    /// What the settings selected at the last look.
+    selection: Option<Selection>,
+}
+
+impl State {
+    pub fn new(node_name: &str, default_configmap: Option<String>, boot_id: String, booted_at: u64) -> State {
+        State {
+            snapshot: Snapshot { node_name: node_name.to_owned(), boot_id, booted_at, ..Snapshot::default() },
+            default_configmap,
+            configmap: None,
+            looks: Looks { wanted: true, ..Looks::default() },
+        }
+    }
+
+    /// Takes one event in.
+    pub fn apply(&mut self, now: Duration, event: Event) {
+        self.snapshot.now = now;
+        self.snapshot.turn += 1;
+        match event {
+            Event::Node(update) => {
+                let before = self.configmap_wanted();
+                match *update {
+                    WatchUpdate::Replaced(nodes) => self.snapshot.node = Some(nodes.into_iter().next()),
+                    WatchUpdate::Applied(node) => self.snapshot.node = Some(Some(node)),
+                    WatchUpdate::Deleted(_) => self.snapshot.node = Some(None),
+                    WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
+                }
+                if self.configmap_wanted() != before {
+                    self.configmap = None;
+                }
+                self.settle_settings();
+            }
+            Event::ConfigMap(name, update) if Some(&name) == self.configmap_wanted().as_ref() => {
+                match update {
+                    WatchUpdate::Replaced(all) => self.configmap = Some(all.into_iter().next()),
+                    WatchUpdate::Applied(one) => self.configmap = Some(Some(one)),
+                    WatchUpdate::Deleted(_) => self.configmap = Some(None),
+                    WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
+                }
+                self.settle_settings();
+            }
+            Event::ConfigMap(..) => {}
+            Event::Pvs(update) => self.pvs(*update),
+            Event::DevicesChanged | Event::Poll => self.looks.wanted = true,
+            Event::Scanned(report) => self.scanned(report),
+            Event::Clean(event) => self.cleaning(event),
+            Event::Outcome(outcome) => self.outcome(outcome),
+            Event::Cleanup => self.snapshot.backoff.clear(),
+            Event::Shutdown => {}
+        }
+    }
+
+    /// The ConfigMap that the Node's annotation, else the flag, names.
+    pub fn configmap_wanted(&self) -> Option<String> {
+        let node = self.snapshot.existing_node()?;
+        let annotated = node.metadata.annotations.get(names::PV_SPEC_ANNOTATION).filter(|name| !name.is_empty());
+        annotated.cloned().or_else(|| self.default_configmap.clone())
+    }
+
+    /// The unknown keys of the ConfigMap in force, for a warning.
+    pub fn unknown_settings(&self) -> Vec<String> {
+        let Some(Some(map)) = &self.configmap else { return Vec::new() };
+        crate::settings::unknown_keys(&map.data).into_iter().map(str::to_owned).collect()
+    }
+
+    fn settle_settings(&mut self) {
+        let view = match (self.snapshot.existing_node(), self.configmap_wanted(), &self.configmap) {
+            (None, ..) => SettingsView::Waiting,
+            (Some(_), None, _) => SettingsView::Unset,
+            (Some(_), Some(_), None) => SettingsView::Waiting,
+            (Some(_), Some(configmap), Some(None)) => SettingsView::Missing { configmap },
+            (Some(_), Some(configmap), Some(Some(map))) => match Settings::parse(&map.data) {
+                Ok(settings) => SettingsView::Ready { configmap, settings },
+                Err(errors) => SettingsView::Invalid { configmap, errors },
+            },
+        };
+        self.snapshot.settings = view;
+        let selection = self.snapshot.settings().map(|settings| settings.selection.clone());
+        if selection.is_some() && selection != self.looks.selection {
+            self.looks.wanted = true;
+        }
+    }
+
+    fn pvs(&mut self, update: WatchUpdate<PersistentVolume>) {
+        match update {
+            WatchUpdate::Replaced(pvs) => {
+                let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), pv)).collect();
+                let known = self.snapshot.pvs.take().unwrap_or_default();
+                for gone in known.values().filter(|pv| !all.contains_key(&pv.metadata.name)) {
+                    self.touch(&gone.metadata.uid);
+                }
+                for pv in all.values() {
+                    self.look_for(pv);
+                }
+                self.snapshot.pvs = Some(all);
+            }
+            WatchUpdate::Applied(pv) => {
+                self.look_for(&pv);
+                // A name that comes back with another UID: the old one went without a word.
+                let replaced = self.snapshot.pv(&pv.metadata.name).filter(|old| old.metadata.uid != pv.metadata.uid);
+                if let Some(old) = replaced.map(|old| old.metadata.uid.clone()) {
+                    self.touch(&old);
+                }
+                if let Some(pvs) = &mut self.snapshot.pvs {
+                    pvs.insert(pv.metadata.name.clone(), pv);
+                }
+            }
+            WatchUpdate::Deleted(pv) => {
+                self.touch(&pv.metadata.uid);
+                if let Some(pvs) = &mut self.snapshot.pvs
+                    && pvs.get(&pv.metadata.name).is_some_and(|known| known.metadata.uid == pv.metadata.uid)
+                {
+                    pvs.remove(&pv.metadata.name);
+                }
+                if self.snapshot.vanished.len() >= VANISHED_MAX {
+                    self.snapshot.vanished.clear();
+                }
+                let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
+                let vanished = Vanished { name: pv.metadata.name, phase: pv.status.phase, offer_id };
+                self.snapshot.vanished.insert(pv.metadata.uid, vanished);
+            }
+            WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
+        }
+    }
+
+    /// What was seen of a PV's device before this moment says nothing about now.
+    fn touch(&mut self, uid: &str) {
+        let turn = self.snapshot.turn;
+        let ids: Vec<EntryId> = self
+            .snapshot
+            .entries
+            .values()
+            .filter(|e| e.state.pv().is_some_and(|pv| pv.uid == uid))
+            .map(|e| e.id.clone())
+            .collect();
+        for id in ids {
+            self.snapshot.changed.insert(id, turn);
+        }
+    }
+
+    /// A PV whose path was not looked at yet is a reason to look.
+    fn look_for(&mut self, pv: &PersistentVolume) {
+        let Some(local) = &pv.spec.local else { return };
+        let path = PathBuf::from(&local.path);
+        let seen = self.snapshot.scan.as_ref().is_some_and(|scan| scan.observations.contains_key(&path));
+        if !seen {
+            let known = self.snapshot.pv(&pv.metadata.name).is_some_and(|old| old.metadata.uid == pv.metadata.uid);
+            self.looks.wanted |= !known;
+        }
+    }
+
+    fn scanned(&mut self, report: ScanReport) {
+        if self.looks.in_flight == Some(report.generation) {
+            self.looks.in_flight = None;
+        }
+        let newest = self.snapshot.scan.as_ref().is_none_or(|scan| scan.generation < report.generation);
+        if newest {
+            let observations = report.observations.into_iter().map(|o| (o.path.clone(), o)).collect();
+            self.snapshot.scan = Some(Scan { generation: report.generation, observations, error: report.error });
+        }
+    }
+
+    fn job_entry(&self, id: JobId) -> Option<EntryId> {
+        self.snapshot.jobs.iter().find(|(_, job)| job.id == id).map(|(entry, _)| entry.clone())
+    }
+
+    fn cleaning(&mut self, event: CleanEvent) {
+        let (CleanEvent::Armed { id } | CleanEvent::Progress { id, .. } | CleanEvent::Ended { id, .. }) = event;
+        let Some(entry) = self.job_entry(id) else { return };
+        let Some(job) = self.snapshot.jobs.get_mut(&entry) else { return };
+        match event {
+            CleanEvent::Armed { .. } if job.stage == JobStage::Starting => job.stage = JobStage::Armed,
+            CleanEvent::Armed { .. } => {}
+            CleanEvent::Progress { done, total, .. } => (job.done, job.total) = (done, total),
+            CleanEvent::Ended { result, .. } => self.cleaning_ended(&entry, result),
+        }
+    }
+
+    fn cleaning_ended(&mut self, entry: &EntryId, result: CleanResult) {
+        let key = BackoffKey::Clean(entry.clone());
+        let released = self.snapshot.entries.get(entry).is_some_and(|e| e.state.word() == "released");
+        // What needs a word in the ledger stays until `decide` has written it; the rest is over.
+        let keep = match &result {
+            CleanResult::Cleaned { .. } => {
+                self.snapshot.backoff.remove(&key);
+                true
+            }
+            CleanResult::Failed { error } => {
+                self.back_off(key, backoff::CLEANING, format!("cleaning failed: {error}"), None);
+                released
+            }
+            CleanResult::InUse { why } => {
+                self.back_off(key, backoff::IN_USE, format!("in use: {why}"), None);
+                false
+            }
+            CleanResult::Stale { why } => {
+                self.back_off(key, backoff::IN_USE, format!("not cleaned: {why}"), None);
+                self.looks.wanted = true;
+                false
+            }
+            CleanResult::NotBlank { found } => {
+                self.back_off(key, backoff::IN_USE, format!("not blank any more: {}", found.join(", ")), None);
+                self.snapshot.changed.insert(entry.clone(), self.snapshot.turn);
+                self.looks.wanted = true;
+                false
+            }
+            CleanResult::Cancelled { done } => *done > 0,
+        };
+        if !keep {
+            self.snapshot.jobs.remove(entry);
+        } else if let Some(job) = self.snapshot.jobs.get_mut(entry) {
+            job.stage = JobStage::Ended(result);
+        }
+    }
+
+    fn back_off(&mut self, key: BackoffKey, pace: backoff::Pace, reason: String, retry_after: Option<Duration>) {
+        let now = self.snapshot.now;
+        let next = Backoff::after(self.snapshot.backoff.get(&key), pace, now, reason)
+            .no_sooner_than(now + retry_after.unwrap_or_default());
+        self.snapshot.backoff.insert(key, next);
+    }
+
+    fn fail(&mut self, key: BackoffKey, failure: Failure) {
+        self.back_off(key, backoff::API, failure.reason, failure.retry_after);
+    }
+
+    fn outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Live { entry, job, answer } => self.read_live(&entry, job, answer),
+            Outcome::Created { entry, answer } => self.created(entry, answer),
+            Outcome::Looked { entry, answer } => self.looked(entry, answer),
+            Outcome::Wrote { name, answer } => {
+                self.snapshot.writing.remove(&name);
+                match answer {
+                    Ok(()) => {
+                        self.snapshot.backoff.remove(&BackoffKey::Write(name));
+                    }
+                    Err(failure) => self.fail(BackoffKey::Write(name), failure),
+                }
+            }
+            Outcome::Listed { answer } => {
+                self.snapshot.listing = false;
+                match answer {
+                    Ok(listing) => self.snapshot.listed = Some(listing),
+                    Err(failure) => self.fail(BackoffKey::List, failure),
+                }
+            }
+        }
+    }
+
+    fn read_live(&mut self, entry: &EntryId, id: JobId, answer: Result<Vec<Option<Box<PersistentVolume>>>, Failure>) {
+        let Some(job) = self.snapshot.jobs.get_mut(entry).filter(|job| job.id == id) else { return };
+        if job.stage != JobStage::Reading {
+            return;
+        }
+        match answer {
+            Ok(pvs) => job.stage = JobStage::Read(pvs),
+            // Without an answer the device is let go: nobody knows for how long it would be held.
+            Err(failure) => job.stage = JobStage::Unread(failure.reason),
+        }
+    }
+
+    fn created(&mut self, entry: EntryId, answer: Result<Box<PersistentVolume>, CreateFailure>) {
+        self.snapshot.offers.remove(&entry);
+        let key = BackoffKey::Offer(entry.clone());
+        match answer {
+            Ok(pv) => {
+                self.snapshot.backoff.remove(&key);
+                self.learn(*pv);
+            }
+            Err(CreateFailure::Exists { pv }) => {
+                let Some(pv) = pv else { return };
+                let reason = format!("PersistentVolume {} exists already", pv.metadata.name);
+                if !self.is_offer(&entry, &pv) {
+                    self.back_off(key, backoff::API, reason, None);
+                    self.snapshot.offers.insert(entry, OfferStage::Refused);
+                }
+                self.learn(*pv);
+            }
+            Err(CreateFailure::Refused(failure)) => {
+                self.fail(key, failure);
+                self.snapshot.offers.insert(entry, OfferStage::Refused);
+            }
+            Err(CreateFailure::Unknown(failure)) => self.fail(key, failure),
+        }
+    }
+
+    fn is_offer(&self, entry: &EntryId, pv: &PersistentVolume) -> bool {
+        match self.snapshot.entries.get(entry).map(|entry| &entry.state) {
+            Some(EntryState::Offering { offer_id, .. }) => {
+                pv.metadata.annotations.get(names::OFFER_ANNOTATION) == Some(offer_id)
+            }
+            Some(state) => state.pv().is_some_and(|known| known.uid == pv.metadata.uid),
+            None => false,
+        }
+    }
+
+    /// A PV from a live answer, unless the watch was faster.
+    fn learn(&mut self, pv: PersistentVolume) {
+        let ours = pv.metadata.labels.get(names::NODE_LABEL) == Some(&self.snapshot.node_label());
+        let Some(pvs) = &mut self.snapshot.pvs else { return };
+        let known = pvs.get(&pv.metadata.name).is_some_and(|old| old.metadata.uid == pv.metadata.uid);
+        let vanished = self.snapshot.vanished.contains_key(&pv.metadata.uid);
+        if ours && !known && !vanished {
+            pvs.insert(pv.metadata.name.clone(), pv);
+        }
+    }
+
+    fn looked(&mut self, entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure>) {
+        match answer {
+            Ok(found) => match found {
+                Some(pv) if self.is_offer(&entry, &pv) => {
+                    self.snapshot.absences.remove(&entry);
+                    self.snapshot.vanished.remove(&pv.metadata.uid);
+                    self.learn(*pv);
+                }
+                _ => {
+                    let turn = self.snapshot.turn;
+                    self.snapshot.absences.insert(entry, Absence::Confirmed { turn });
+                }
+            },
+            Err(failure) => {
+                self.snapshot.absences.remove(&entry);
+                self.fail(BackoffKey::Offer(entry), failure);
+            }
+        }
+    }
+
+    /// An entry has become durable: from here on it may be acted on.
+    pub fn written(&mut self, entry: Entry) {
+        let id = entry.id.clone();
+        let same_state = self.snapshot.entries.get(&id).is_some_and(|old| old.state == entry.state);
+        let ended = self.snapshot.jobs.get(&id).is_some_and(|job| matches!(job.stage, JobStage::Ended(_)));
+        if ended {
+            self.snapshot.jobs.remove(&id);
+        }
+        if !same_state {
+            self.snapshot.turn += 1;
+            self.snapshot.changed.insert(id.clone(), self.snapshot.turn);
+            self.snapshot.absences.remove(&id);
+            self.snapshot.offers.remove(&id);
+            if matches!(entry.state, EntryState::Offering { .. }) {
+                self.snapshot.offers.insert(id.clone(), OfferStage::Fresh);
+            }
+        }
+        self.snapshot.entries.insert(id, entry);
+    }
+
+    pub fn marker_written(&mut self, marker: Marker) {
+        self.snapshot.listed = None;
+        self.looks.wanted = true;
+        match &mut self.snapshot.memory {
+            Memory::Kept { marker: ours } | Memory::None { marker: ours } => *ours = marker,
+            Memory::Unknown | Memory::Locked { .. } => {}
+        }
+    }
+
+    /// An action is on its way: what the next decision must know of it.
+    pub fn dispatched(&mut self, action: &Action) {
+        let stage = |state: &mut State, entry: &EntryId, stage: JobStage| {
+            if let Some(job) = state.snapshot.jobs.get_mut(entry) {
+                job.stage = stage;
+            }
+        };
+        match action {
+            Action::StartCleaning { entry, job } => {
+                let running = Job {
+                    id: job.id,
+                    cleaning: job.cleaning,
+                    stage: JobStage::Starting,
+                    done: job.resume_at,
+                    total: 0,
+                };
+                self.snapshot.jobs.insert(entry.clone(), running);
+            }
+            Action::ReadLive { entry, .. } => stage(self, entry, JobStage::Reading),
+            Action::Proceed { entry, .. } => stage(self, entry, JobStage::Writing),
+            Action::LetGo { entry, .. } => stage(self, entry, JobStage::LettingGo),
+            Action::CreatePv { entry, .. } => {
+                self.snapshot.offers.insert(entry.clone(), OfferStage::Posting);
+            }
+            Action::LookForPv { entry, .. } => {
+                self.snapshot.absences.insert(entry.clone(), Absence::Asked);
+            }
+            Action::DeletePv { name, .. } | Action::RepairPv { name, .. } => {
+                self.snapshot.writing.insert(name.clone());
+            }
+            Action::ListAllPvs => self.snapshot.listing = true,
+        }
+    }
+
+    /// The next look at the devices, if one is due and nothing stands against it: not before our PVs are known, as
+    /// devices with a PV are not opened; one at a time.
+    pub fn look(&mut self, plan: &Plan) -> Option<ScanRequest> {
+        let known = self.snapshot.memory.marker().is_some_and(|marker| marker.listed);
+        let pvs = self.snapshot.pvs.as_ref().filter(|_| known)?;
+        if !(self.looks.wanted || plan.look) || self.looks.in_flight.is_some() {
+            return None;
+        }
+        let marker = self.snapshot.memory.marker();
+        let with_pv: BTreeSet<PathBuf> = pvs
+            .values()
+            .filter_map(|pv| pv.spec.local.as_ref())
+            .map(|local| PathBuf::from(&local.path))
+            .chain(marker.into_iter().flat_map(|marker| &marker.foreign).map(|pv| pv.path.clone()))
+            .collect();
+        let selection = self.snapshot.settings().map(|settings| settings.selection.clone());
+        let mut extra = with_pv.clone();
+        extra.extend(self.snapshot.entries.values().map(|entry| entry.path.clone()));
+        let generation = self.snapshot.turn;
+        self.looks = Looks { wanted: false, in_flight: Some(generation), selection: selection.clone() };
+        Some(ScanRequest { generation, selection, extra, untouched: with_pv })
+    }
+}

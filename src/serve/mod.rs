@@ -1,0 +1,122 @@
+//! What the node shows over HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`.
+//! It only reads what others publish ([`Board`], [`Metrics`]); no request changes anything or reaches a device.
+
+pub mod front;
+mod head;
+pub mod health;
+mod listen;
+pub mod metrics;
+mod process;
+
+pub use health::{BEAT_EVERY, Board};
+pub use listen::Address;
+pub use metrics::Metrics;
+
+use front::Answer;
+use std::net::{Shutdown, SocketAddr};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Stack of the one thread. Untouched pages cost address space only; debug builds need most of it.
+const STACK: usize = 256 * 1024;
+
+/// Why the node cannot be seen over HTTP.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(
+        "'{addr}' is not an address for --metrics-addr (LP_METRICS_ADDR): {why}; use ':8080', 'host:port' or '[::1]:8080'"
+    )]
+    Address { addr: String, why: &'static str },
+    #[error("cannot listen on '{addr}', see --metrics-addr (LP_METRICS_ADDR)")]
+    Bind { addr: String, source: std::io::Error },
+    #[error("cannot start the HTTP server's thread")]
+    Start { source: std::io::Error },
+}
+
+/// The HTTP server: one thread, named `http`.
+pub struct Server;
+
+impl Server {
+    /// Listens on `addr` (the forms of `--metrics-addr`, see [`Address`]) and serves until the handle is stopped.
+    ///
+    /// # Errors
+    /// An address that cannot be read or had; each is one line that names the flag.
+    pub fn spawn(addr: &str, metrics: Arc<Metrics>, board: Arc<Board>) -> Result<Handle, ServeError> {
+        let listeners = Address::parse(addr)?.bind(addr)?;
+        let Some(first) = listeners.first() else {
+            return Ok(Handle { addr: None, running: None });
+        };
+        let start = |source| ServeError::Start { source };
+        let local = first.local_addr().map_err(start)?;
+        for listener in &listeners {
+            listener.set_nonblocking(true).map_err(start)?;
+        }
+        let (wake, woken) = UnixStream::pair().map_err(start)?;
+        let thread = std::thread::Builder::new()
+            .name("http".to_owned())
+            .stack_size(STACK)
+            .spawn(move || front::run(&listeners, &woken, &|request| answer(&request.path, &metrics, &board)))
+            .map_err(start)?;
+        log::info!("serving metrics and health on {local}");
+        Ok(Handle { addr: Some(local), running: Some((wake, thread)) })
+    }
+}
+
+/// A running server; dropping it stops it.
+pub struct Handle {
+    addr: Option<SocketAddr>,
+    running: Option<(UnixStream, JoinHandle<()>)>,
+}
+
+impl Handle {
+    /// Where it listens, with the port that was drawn for `:0`; `None` if it is switched off.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        self.addr
+    }
+
+    /// Closes every connection and waits for the thread, which takes as long as one answer at most.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some((wake, thread)) = self.running.take() {
+            let _ = wake.shutdown(Shutdown::Both);
+            if thread.join().is_err() {
+                log::error!("the HTTP server's thread ended in a panic");
+            }
+        }
+    }
+}
+
+const INDEX: &str = "local-pv-provisioner
+/metrics  figures for Prometheus
+/healthz  is the loop turning
+/readyz   is the node's state known
+/status   each device, its state and why (JSON)";
+
+fn answer(path: &str, metrics: &Metrics, board: &Board) -> Answer {
+    match path {
+        "/" => Answer::text(200, INDEX),
+        "/metrics" => match metrics.render() {
+            Ok(body) => Answer { status: 200, content_type: metrics::CONTENT_TYPE, body },
+            Err(error) => Answer::text(500, format!("the metrics cannot be written: {error}")),
+        },
+        "/healthz" => match board.health() {
+            Ok(()) => Answer::text(200, "ok"),
+            Err(why) => Answer::text(503, why),
+        },
+        "/readyz" => match board.awaited() {
+            None => Answer::text(200, "ok"),
+            Some(awaited) => Answer::text(503, format!("awaited: {awaited}")),
+        },
+        "/status" => match board.status() {
+            Ok(body) => Answer { status: 200, content_type: "application/json", body },
+            Err(error) => Answer::text(500, format!("the status cannot be written: {error}")),
+        },
+        _ => Answer::text(404, "not found; / lists what there is"),
+    }
+}

@@ -1,0 +1,66 @@
+//! Holds README.md to the code: a table that lists too little or too much is a failure.
+#![allow(clippy::unwrap_used)]
+
+use local_pv_provisioner::decide::plan::Word;
+use local_pv_provisioner::kube::client::{Code, RequestSample};
+use local_pv_provisioner::kube::request::{Resource, Verb};
+use local_pv_provisioner::serve::Metrics;
+use std::collections::BTreeSet;
+
+/// The names in back quotes in the first column of the table whose heading row starts with `heading`.
+fn first_column(heading: &str) -> BTreeSet<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let rows = text.lines().skip_while(|line| !line.starts_with(&format!("| {heading} |"))).skip(2);
+    let column: BTreeSet<String> = rows
+        .take_while(|line| line.starts_with('|'))
+        .flat_map(|line| line.split('|').nth(1).unwrap().split('`').skip(1).step_by(2).map(str::to_owned))
+        .collect();
+    assert!(!column.is_empty(), "README.md has no table with the heading {heading}");
+    column
+}
+
+#[test]
+fn the_metrics_table_is_what_is_served() {
+    let metrics = Metrics::new("n").unwrap();
+    // Families with labels exist from their first value on.
+    metrics.set_device_states([("bound", 1)]);
+    let code = Code::Http(200);
+    metrics.api_request(&RequestSample { verb: Verb::Get, resource: Resource::Nodes, code, seconds: 0.1 });
+    metrics.watch_restarted(Resource::Nodes);
+    metrics.event_written("DeviceCleaned");
+    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    let served: BTreeSet<String> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect();
+    assert_eq!(first_column("Metric"), served);
+}
+
+#[test]
+fn the_states_table_has_every_word() {
+    let words: BTreeSet<String> = Word::ALL.iter().map(|word| word.as_str().to_owned()).collect();
+    assert_eq!(first_column("State"), words);
+}
+
+#[test]
+fn the_keys_table_is_what_the_settings_read() {
+    let unknown = |key: &String| {
+        let data = [(key.clone(), String::new())].into();
+        !local_pv_provisioner::settings::unknown_keys(&data).is_empty()
+    };
+    let keys = first_column("Key");
+    assert_eq!(keys.iter().find(|key| unknown(key)), None);
+    assert_eq!(keys.len(), 8, "a key is missing");
+}
+
+#[test]
+fn the_event_table_has_every_reason_and_no_other() {
+    // Reasons are the only string literals in these two files that are words joined by capitals.
+    let reason = regex::Regex::new("\"((?:[A-Z][a-z]+){2,})\"").unwrap();
+    let mut reasons = BTreeSet::new();
+    for file in ["src/decide/mod.rs", "src/reconcile/publish.rs"] {
+        let source = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+        let shipped = source.split("#[cfg(test)]").next().unwrap();
+        reasons.extend(reason.captures_iter(shipped).map(|found| found[1].to_owned()));
+    }
+    assert_eq!(first_column("Event reason"), reasons);
+}

@@ -1,0 +1,203 @@
+//! What tests need besides the product: the agent as a process, an API server (simulated or real), waiting.
+#![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, reason = "helpers of tests fail and speak as tests do")]
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::{Duration, Instant};
+
+/// How long anything that must happen may take on a loaded machine. Not a measure of speed.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory that no other test uses, removed with the value.
+pub struct Scratch(pub PathBuf);
+
+impl Scratch {
+    pub fn new(name: &str) -> Scratch {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("lpp-{}-{n}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Scratch(dir)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Waits until `check` gives something; fails with `what` when patience is at its end.
+pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = check() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The agent as a process, ended with the value.
+pub struct Agent {
+    child: Child,
+    pub addr: SocketAddr,
+    pub log: PathBuf,
+}
+
+impl Agent {
+    /// The usual flags are set; `flags` come after them. Logs go to a file that a failing test should show.
+    pub fn start(kubeconfig: &Path, node: &str, state_dir: &Path, log: &Path, flags: &[&str]) -> Agent {
+        // A port that was free a moment ago; the kernel does not give it out again at once.
+        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let file = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_local-pv-provisioner"))
+            .args(["run", "--node-name", node, "--namespace-name", "kube-system", "--development", "--log-level=debug"])
+            .arg(format!("--metrics-addr={addr}"))
+            .arg(format!("--kubeconfig={}", kubeconfig.display()))
+            .arg(format!("--state-dir={}", state_dir.display()))
+            .args(flags)
+            .env_remove("KUBECONFIG")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Agent { child, addr, log: log.to_path_buf() }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Status and body of a GET; `None` while nobody listens.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.addr, Duration::from_secs(5)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+    }
+
+    pub fn ready(&self) {
+        eventually("the agent is ready", || self.get("/readyz").filter(|(code, _)| *code == 200));
+    }
+
+    pub fn status(&self) -> serde_json::Value {
+        eventually("/status answers", || self.get("/status").and_then(|(_, body)| serde_json::from_str(&body).ok()))
+    }
+
+    /// State and reason of the device at a path, from `/status`.
+    pub fn device(&self, path: &Path) -> Option<(String, String)> {
+        let status = self.status();
+        let device = status["devices"].as_array()?.iter().find(|d| d["path"] == path.to_str().unwrap())?;
+        Some((device["state"].as_str()?.to_owned(), device["reason"].as_str()?.to_owned()))
+    }
+
+    /// Waits until the device at a path is in a state; returns the reason.
+    pub fn wait_for(&self, path: &Path, state: &str) -> String {
+        let mut last = None;
+        let start = Instant::now();
+        loop {
+            let now = self.device(path);
+            if let Some((word, reason)) = &now
+                && word == state
+            {
+                return reason.clone();
+            }
+            assert!(start.elapsed() < PATIENCE, "{} is {last:?}, not {state}\n{}", path.display(), self.log_text());
+            last = now;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn log_text(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(self.pid()).unwrap()), signal).unwrap();
+    }
+
+    /// SIGKILL: power loss, as far as a process can have it.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// SIGTERM; returns the exit code.
+    pub fn terminate(mut self) -> Option<i32> {
+        self.signal(nix::sys::signal::Signal::SIGTERM);
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the agent does not end after SIGTERM\n{}", self.log_text());
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The real control plane, one for the whole test process; it ends with it, however that ends.
+pub struct ControlPlane {
+    pub kubeconfig: PathBuf,
+    /// `scripts/control-plane run … -- cat` ends when its standard input does.
+    _runner: Mutex<(Child, ChildStdout)>,
+}
+
+/// The real control plane. `None` where it cannot be built, which is said; in CI that is a failure.
+pub fn control_plane() -> Option<&'static ControlPlane> {
+    static PLANE: OnceLock<Option<ControlPlane>> = OnceLock::new();
+    PLANE.get_or_init(start_control_plane).as_ref()
+}
+
+fn start_control_plane() -> Option<ControlPlane> {
+    let go = Command::new("go").arg("version").output().is_ok_and(|output| output.status.success());
+    if !go && std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
+        left_out("tests on a real control plane", "needs go, or $KUBEBUILDER_ASSETS");
+        return None;
+    }
+    let dir = std::env::temp_dir().join(format!("lpp-control-plane-{}", std::process::id()));
+    let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/control-plane"))
+        .arg("run")
+        .arg(&dir)
+        .args(["--", "sh", "-c", "echo ready; cat >/dev/null; rm -rf \"$0\""])
+        .arg(&dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut said = String::new();
+    let mut byte = [0];
+    while !said.contains("ready\n") {
+        let read = out.read(&mut byte).unwrap();
+        assert!(read == 1, "the control plane did not start: {said}");
+        said.push(char::from(byte[0]));
+    }
+    Some(ControlPlane { kubeconfig: dir.join("kubeconfig"), _runner: Mutex::new((child, out)) })
+}
+
+/// Says plainly that a test was left out; in CI nothing may be.
+pub fn left_out(what: &str, why: &str) {
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{what} left out: {why}");
+    println!("LEFT OUT: {what}: {why}");
+}
