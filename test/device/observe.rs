@@ -717,3 +717,74 @@ fn five_thousand_links_to_one_device_are_one_probe() {
     assert_eq!(report.observations.len(), 5000);
     assert!(report.observations.iter().all(|observation| observation.device == report.observations[0].device));
 }
+
+#[test]
+fn what_is_remembered_of_a_loop_ends_when_it_is_attached_anew() {
+    if !is_root("loops attached anew") {
+        return;
+    }
+    let devices = [Loop::new(MIB), Loop::new(MIB)];
+    let dir = Dir::new();
+    let links = [dir.link("a", &devices[0].path), dir.link("b", &devices[1].path)];
+    let mut scan = scan(prober());
+    let upper = attach(&links[0], &[]);
+    let upper_link = dir.link("upper", &upper);
+    let mut used = || {
+        let report = scan.run(&request(&dir.0, &[])).unwrap();
+        let by_loop = Some(InUse::Loop { name: name(&upper) });
+        let identity = device(&report, &upper_link).identity.clone();
+        (links.each_ref().map(|link| device(&report, link).in_use == by_loop), identity)
+    };
+    let text = upper.to_str().unwrap();
+    let before = [used(), used()];
+    run("losetup", &["-d", text]);
+    // Another test may take the number meanwhile; then there is nothing to see.
+    let again = try_run("losetup", &[text, links[1].to_str().unwrap()]).status.success();
+    let after = again.then(&mut used);
+    run("losetup", &["-d", text]);
+    let files = [Sparse::new(MIB), Sparse::new(MIB)];
+    let on_files = files.each_ref().map(|file| {
+        let seen = try_run("losetup", &[text, file.text()]).status.success().then(&mut used);
+        let _ = try_run("losetup", &["-d", text]);
+        seen
+    });
+    assert_eq!(before.map(|(used, _)| used), [[true, false], [true, false]]);
+    if let Some((used, _)) = after {
+        assert_eq!(used, [false, true]);
+    }
+    for (file, seen) in files.iter().zip(on_files) {
+        let Some((used, identity)) = seen else { continue };
+        assert_eq!(used, [false, false]);
+        assert!(identity.0[&IdentityKind::LoopBacking].starts_with(file.text()));
+    }
+}
+
+#[test]
+fn a_loop_on_a_volume_is_that_volumes_and_not_opened() {
+    if !is_root("a loop on a volume") {
+        return;
+    }
+    let volume = Loop::new(MIB);
+    let upper = attach(&volume.path, &[]);
+    let dir = Dir::new();
+    let link = dir.link("upper", &upper);
+    let report = scan(prober()).run(&request(&dir.0, &[&volume.path])).unwrap();
+    let free = scan(prober()).run(&request(&dir.0, &[])).unwrap();
+    run("losetup", &["-d", upper.to_str().unwrap()]);
+    let seen = device(&report, &link);
+    let held = Box::new(InUse::Holder { name: name(&upper) });
+    assert_eq!(seen.in_use, Some(InUse::Relative { device: name(&volume.path), why: held }));
+    assert_eq!(seen.content, Content::NotRead);
+    assert_eq!(device(&free, &link).in_use, None);
+}
+
+#[test]
+fn a_read_only_device_is_an_error_before_anybody_tries_to_clean_it() {
+    if !is_root("a read-only device") {
+        return;
+    }
+    let device = Loop::with(MIB, &["-r"]);
+    let seen = full(&device.path);
+    assert_eq!(seen.content, Content::Unreadable { error: "the device is read-only".to_owned() });
+    assert_eq!(outside(&device.path).content, Content::NotRead);
+}
