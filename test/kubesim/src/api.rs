@@ -41,8 +41,15 @@ pub fn plain(status: u16, text: &str) -> Response {
     }
 }
 
-fn no_such_page() -> Response {
-    plain(404, "404 page not found")
+/// Below a group that is served the router answers with a `Status`, elsewhere there is only a page.
+fn no_such_path(path: &str) -> Response {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let served = match parts.as_slice() {
+        ["api", ..] => true,
+        ["apis", group, ..] => group_versions().iter().any(|(g, _)| g == group),
+        _ => false,
+    };
+    if served { failure(&ApiError::no_such_path()) } else { plain(404, "404 page not found") }
 }
 
 /// Answers a request.
@@ -65,10 +72,10 @@ fn serve(hub: &Hub, request: &Request, info: &RequestInfo) -> Result<Answer, Api
     }
     if info.resource.is_empty() {
         let known = discovery::answer(&request.method, &request.path, request.header("accept"));
-        return Ok(Answer::Full(known.unwrap_or_else(no_such_page)));
+        return Ok(Answer::Full(known.unwrap_or_else(|| no_such_path(&request.path))));
     }
     if !group_versions().contains(&(info.group.as_str(), info.version.as_str())) {
-        return Ok(Answer::Full(no_such_page()));
+        return Ok(Answer::Full(no_such_path(&request.path)));
     }
     let id = info.id.filter(|_| info.scope_fits()).ok_or_else(ApiError::no_such_path)?;
     let row = &RESOURCES[id];
@@ -249,8 +256,19 @@ fn patch(hub: &Hub, request: &Request, target: &Target) -> Result<Answer, ApiErr
         }
     };
     let options = write_options(request, "PatchOptions")?;
-    let patch = serde_json::from_slice(&request.body)
+    let patch: Value = serde_json::from_slice(&request.body)
         .map_err(|e| ApiError::bad_request(format!("error decoding patch: {}", json_error(&e))))?;
+    if kind != PatchType::Json && !patch.is_object() {
+        let given = match &patch {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Null => return Err(ApiError::bad_request("Invalid JSON Patch")),
+            _ => "number",
+        };
+        return Err(ApiError::bad_request(format!(
+            "error decoding patch: json: cannot unmarshal {given} into Go value of type map[string]interface {{}}"
+        )));
+    }
     let patched = hub.write(|s| registry::patch(s, target, kind, &patch, options))?;
     Ok(one(request, 200, &patched))
 }

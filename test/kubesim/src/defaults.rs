@@ -203,8 +203,16 @@ pub fn prepare_update(resource: Id, status_only: bool, body: &mut Value, old: &V
             }
         }
     }
-    if status_only && resource == PERSISTENT_VOLUMES && text(body, "/status/phase") != text(old, "/status/phase") {
-        child_mut(body, "status").insert("lastPhaseTransitionTime".to_owned(), json!(clock::now()));
+    if status_only && resource == PERSISTENT_VOLUMES {
+        let field = "lastPhaseTransitionTime";
+        let moved = text(body, "/status/phase") != text(old, "/status/phase");
+        let (given, before) = (body["status"].get(field).cloned(), old["status"].get(field).cloned());
+        // A client may set the time itself; what it leaves alone follows the phase.
+        if moved && (given.is_none() || given == before) {
+            child_mut(body, "status").insert(field.to_owned(), json!(clock::now()));
+        } else if let (None, Some(time)) = (given, before) {
+            child_mut(body, "status").insert(field.to_owned(), time);
+        }
     }
     let counts = matches!(resource, PODS | JOBS) && !status_only && body.get("spec") != old.get("spec");
     let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);

@@ -297,7 +297,11 @@ fn check_bound(store: &mut Store, claim: &Object, body: &Value) {
     };
     if lost {
         if text(body, "/status/phase") != "Lost" {
-            patch_status(store, &claim_target(&claim.key()), json!({ "phase": "Lost" }));
+            patch_status(
+                store,
+                &claim_target(&claim.key()),
+                json!({ "phase": "Lost", "accessModes": null, "capacity": null }),
+            );
         }
         return;
     }
