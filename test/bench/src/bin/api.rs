@@ -15,6 +15,7 @@ Usage: lpp-api COMMAND...   (the server is that of $KUBECONFIG)
   post PATH                     create the object on standard input
   patch PATH JSON               merge-patch
   delete PATH                   delete; what is gone already is well
+  sweep PATH TEXT               delete the objects of the list that hold TEXT anywhere
   wait PATH POINTER TEXT S      wait S seconds at most until the value there is TEXT; with POINTER `-`: until it is gone
   page HOST:PORT PATH           print a page of plain HTTP
   json POINTER                  print the value at a pointer of the document on standard input
@@ -85,6 +86,20 @@ fn wait(client: &mut Client, path: &str, pointer: &str, text: &str, seconds: &st
     }
 }
 
+fn sweep(client: &mut Client, path: &str, text: &str) -> Result<String> {
+    let list = client.get(path)?.good()?;
+    let collection = path.split('?').next().unwrap_or(path);
+    for item in list["items"].as_array().ok_or("that is no list")? {
+        if item.to_string().contains(text) {
+            let answer = client.delete(&format!("{collection}/{}", shown(&item["metadata"]["name"])))?;
+            if answer.code != 404 {
+                answer.good()?;
+            }
+        }
+    }
+    Ok(String::new())
+}
+
 fn run(arguments: &[&str]) -> Result<String> {
     match arguments {
         ["page", address, path] => {
@@ -122,6 +137,7 @@ fn run(arguments: &[&str]) -> Result<String> {
             }
             Ok(String::new())
         }
+        ["sweep", path, text] => sweep(&mut client, path, text),
         ["wait", path, pointer, text, seconds] => wait(&mut client, path, pointer, text, seconds),
         _ => Err(format!("that is not how it is used\n{USAGE}").into()),
     }
