@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::thread::Builder;
 
 /// Events on their way to the loop. A full channel makes the watchers wait, and with them the API server.
-const EVENTS: usize = 1024;
+const EVENTS: usize = 256;
 const SIGNAL_STACK: usize = 64 << 10;
 
 #[derive(Debug, thiserror::Error)]
@@ -206,13 +206,13 @@ impl Threads {
         let node = Target::<Node>::node(&self.scope.node_name);
         let events = self.events.clone();
         let restarted = self.restarted(Resource::Nodes);
-        let sink = move |update| drop(events.send(Event::Node(update)));
+        let sink = move |update| drop(events.send(Event::Node(Box::new(update))));
         self.watchers
             .push(Watcher::spawn("watch-node", &self.client, node, sink, restarted).map_err(DaemonError::Thread)?);
         let pvs = Target::<PersistentVolume>::persistent_volumes(names::NODE_LABEL, &self.scope.node_label);
         let events = self.events.clone();
         let restarted = self.restarted(Resource::PersistentVolumes);
-        let sink = move |update| drop(events.send(Event::Pvs(update)));
+        let sink = move |update| drop(events.send(Event::Pvs(Box::new(update))));
         self.watchers
             .push(Watcher::spawn("watch-pv", &self.client, pvs, sink, restarted).map_err(DaemonError::Thread)?);
         Ok(())

@@ -94,7 +94,7 @@ fn gather(options: &PlanOptions) -> Result<State, PlanError> {
         }
     };
     let own_pvs = pvs.len();
-    state.apply(Duration::ZERO, Event::Pvs(WatchUpdate::Replaced(pvs)));
+    state.apply(Duration::ZERO, Event::Pvs(Box::new(WatchUpdate::Replaced(pvs))));
     remember(&mut state, options, &node, own_pvs)?;
     Ok(state)
 }
@@ -105,7 +105,7 @@ fn take_in(
     node: &Node,
     configmap: impl FnOnce(&str) -> Result<Option<ConfigMap>, ApiError>,
 ) -> Result<(), PlanError> {
-    state.apply(Duration::ZERO, Event::Node(WatchUpdate::Replaced(vec![node.clone()])));
+    state.apply(Duration::ZERO, Event::Node(Box::new(WatchUpdate::Replaced(vec![node.clone()]))));
     if let Some(name) = state.configmap_wanted() {
         let update = WatchUpdate::Replaced(configmap(&name)?.into_iter().collect());
         state.apply(Duration::ZERO, Event::ConfigMap(name, update));

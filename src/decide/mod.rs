@@ -36,6 +36,7 @@ pub fn decide(s: &Snapshot) -> Plan {
     }
     ctx.settle_memory();
     ctx.settings_notice();
+    ctx.foreign_volumes();
     for entry in s.entries.values() {
         ctx.entry(entry);
     }
@@ -220,7 +221,12 @@ impl<'a> Ctx<'a> {
     /// What concerns the node, whether or not anything can be decided yet.
     fn node_notices(&mut self) {
         match &self.s.settings {
-            SettingsView::Waiting | SettingsView::Ready { .. } => {}
+            SettingsView::Waiting => {}
+            SettingsView::Ready { unknown_keys, .. } if unknown_keys.is_empty() => {}
+            SettingsView::Ready { configmap, unknown_keys, .. } => self.notice(
+                "SettingsUnknownKey",
+                format!("ConfigMap {configmap} has keys that mean nothing here: {}", unknown_keys.join(", ")),
+            ),
             SettingsView::Unset => self.notice(
                 "SettingsMissing",
                 format!(
@@ -300,6 +306,18 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// Other people's PVs stop an offer only for as long as they exist.
+    fn foreign_volumes(&mut self) {
+        let Some(marker) = self.s.memory.marker() else { return };
+        if let Some(found) = &self.s.foreign_found {
+            if *found != marker.foreign {
+                self.plan.marker = Some(Marker { foreign: found.clone(), ..marker.clone() });
+            }
+        } else if self.s.foreign_due && !marker.foreign.is_empty() {
+            self.act(Action::ReadForeign { pvs: marker.foreign.clone() });
+        }
+    }
+
     /// The one unfiltered LIST, and its answer on its way into the marker.
     fn list_once(&mut self) {
         let Some(marker) = self.s.memory.marker().filter(|marker| !marker.listed) else { return };
@@ -341,12 +359,10 @@ impl<'a> Ctx<'a> {
     }
 
     fn hold_back_if_ledger_fails(&mut self) {
-        if let Some((_, until)) = &self.s.ledger_fault {
-            if *until > self.s.now {
-                self.plan.writes.clear();
-                self.plan.marker = None;
-                self.plan.wake(*until);
-            }
+        if let Some((_, until)) = self.s.ledger_fault.as_ref().filter(|(_, until)| *until > self.s.now) {
+            self.plan.writes.clear();
+            self.plan.marker = None;
+            self.plan.wake(*until);
         }
     }
 }

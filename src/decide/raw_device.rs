@@ -11,6 +11,11 @@ use crate::model::names;
 use crate::settings::ExistingData;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
+
+/// A clean device that waited longer than this for its offer is looked at again: somebody may have put data on it.
+/// Longer than a look takes in which a device hangs.
+const KNOWN_BLANK: Duration = Duration::from_secs(30);
 
 /// A device without an entry: chosen by the settings or left alone, blank or refused.
 pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
@@ -158,48 +163,35 @@ pub(super) fn entry<'a>(ctx: &mut Ctx<'a>, entry: &'a Entry) {
 }
 
 fn not_here(ctx: &mut Ctx<'_>, entry: &Entry, home: &Home) {
-    match (home, &entry.state) {
-        (Home::Ambiguous(why), _) => {
-            let report = ctx.report(entry, Word::Error, why.clone());
-            ctx.push(report);
-        }
+    if let State::Offering { pv, offer_id } = &entry.state
+        && offer_answered(ctx, entry, pv, offer_id)
+    {
+        return;
+    }
+    let report = match (home, &entry.state) {
         (Home::Unsure(_), State::Offering { .. }) => {
             let why = "it has no strong identity, and the POST of its PV was not answered before the reboot";
-            quarantine(ctx, entry, why);
+            return quarantine(ctx, entry, why);
         }
-        (Home::Unsure(index), State::Clean { .. } | State::Preparing | State::Refused { .. }) => {
-            // Nothing rests on it but what can be found out again: blank anew, or refused anew.
-            let content = ctx.devices.groups[*index].device.content.clone();
-            match content {
-                Content::Blank if matches!(entry.state, State::Preparing) => adopt_medium(ctx, entry, *index),
-                Content::Blank => adopt_medium(ctx, entry, *index),
-                Content::Data { found } => {
-                    let nonce = ctx.nonce();
-                    rewrite(ctx, entry, *index, State::Refused { nonce, found });
-                }
-                _ => {
-                    let report = ctx.report(entry, Word::Waiting, "its content has not been read since the reboot");
-                    ctx.push(report);
-                }
+        // Nothing rests on these but what can be found out again: blank anew, or refused anew.
+        (Home::Unsure(index), _) => match ctx.devices.groups[*index].device.content.clone() {
+            Content::Blank => return rewrite(ctx, entry, *index, State::Preparing),
+            Content::Data { found } => {
+                let nonce = ctx.nonce();
+                return rewrite(ctx, entry, *index, State::Refused { nonce, found });
             }
-        }
-        (Home::Silent(error), _) => {
-            let report = ctx.report(entry, Word::Error, error.clone());
-            ctx.push(report);
-        }
-        // A blank or refused device that was taken away concerns nobody; a PV may still appear for an offer.
-        (Home::Absent, State::Offering { pv, offer_id }) => {
-            if !offer_answered(ctx, entry, pv, offer_id) {
-                let report = ctx.report(entry, Word::Absent, "the device went away while its PV was being made");
-                ctx.push(report);
+            Content::NotRead | Content::Unreadable { .. } => {
+                ctx.report(entry, Word::Waiting, "its content has not been read since the reboot")
             }
+        },
+        (Home::Ambiguous(why) | Home::Silent(why), _) => ctx.report(entry, Word::Error, why.clone()),
+        (Home::Absent, State::Offering { .. }) => {
+            ctx.report(entry, Word::Absent, "the device went away while its PV was being made")
         }
-        _ => {}
-    }
-}
-
-fn adopt_medium(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
-    rewrite(ctx, entry, index, State::Preparing);
+        // A blank or refused device that was taken away concerns nobody.
+        _ => return,
+    };
+    ctx.push(report);
 }
 
 /// Writes a state and takes the device at the entry's path for its device from now on.
@@ -286,6 +278,11 @@ fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
     if !by.keeps(settings.cleaning) {
         // Cleaned under settings that promised less.
         return ctx.write(entry, State::Preparing);
+    }
+    if !ctx.s.known_since(&entry.id, KNOWN_BLANK) {
+        ctx.plan.look = true;
+        let report = ctx.report(entry, Word::Clean, "it is looked at once more before it is offered");
+        return ctx.push(report);
     }
     if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Offer(entry.id.clone())) {
         let (until, reason) = (backoff.until, backoff.reason.clone());

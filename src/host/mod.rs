@@ -6,7 +6,7 @@ pub mod files;
 pub mod inotify;
 pub mod loops;
 #[cfg(test)]
-pub mod made_up;
+pub(crate) mod made_up;
 pub mod mounts;
 pub mod number;
 pub mod sysfs;

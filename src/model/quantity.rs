@@ -6,7 +6,7 @@ pub fn format_binary(bytes: u64) -> String {
     const SUFFIXES: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];
     let mut value = bytes;
     let mut power = 0;
-    while value != 0 && value % 1024 == 0 && power + 1 < SUFFIXES.len() {
+    while value != 0 && value.is_multiple_of(1024) && power + 1 < SUFFIXES.len() {
         value /= 1024;
         power += 1;
     }
@@ -53,7 +53,7 @@ pub fn parse(text: &str) -> Option<u64> {
     } else {
         numerator = numerator.checked_mul(factor)?;
     }
-    let bytes = numerator.div_ceil(denominator) + u128::from(lost && numerator % denominator == 0);
+    let bytes = numerator.div_ceil(denominator) + u128::from(lost && numerator.is_multiple_of(denominator));
     u64::try_from(bytes).ok()
 }
 

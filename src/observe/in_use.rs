@@ -3,7 +3,7 @@
 
 use super::surroundings::Surroundings;
 use crate::host::number::DeviceNumber;
-use crate::host::sysfs::Node;
+use crate::host::sysfs::{Node, Sysfs};
 use crate::model::device::InUse;
 use nix::libc;
 use std::fs::OpenOptions;
@@ -13,9 +13,14 @@ use std::path::Path;
 
 /// A disk or a partition. `relatives` are the partitions of a disk, or the disk of a partition: what is done to them
 /// is done to the device.
-pub fn of_block(node: &Node, relatives: &[&Node], around: &Surroundings) -> Option<InUse> {
+pub fn of_block(sysfs: &Sysfs, node: &Node, relatives: &[&Node], around: &Surroundings) -> Option<InUse> {
     if let Some(by) = directly(node, around) {
         return Some(by);
+    }
+    if let Some(volume) = around.volume_below(sysfs, node) {
+        let named = DeviceNumber::of(volume).and_then(|number| sysfs.node(number).ok()).map(|lower| lower.name);
+        let why = Box::new(InUse::Holder { name: node.name.clone() });
+        return Some(InUse::Relative { device: named.unwrap_or_else(|| volume.to_string()), why });
     }
     for relative in relatives {
         if let Some(why) = directly(relative, around) {
@@ -72,6 +77,7 @@ mod tests {
     use super::*;
     use crate::host::loops::Backing;
     use crate::host::made_up::Tree;
+    use crate::model::device::Place;
     use crate::observe::surroundings::{Host, LoopAnswer};
 
     /// sda with two partitions, sdb with none.
@@ -90,7 +96,7 @@ mod tests {
         let node = tree.sysfs().node(DeviceNumber::parse(device).unwrap()).unwrap();
         let disk = node.disk().unwrap();
         let partitions = node.partitions().unwrap();
-        of_block(&node, &disk.iter().chain(&partitions).collect::<Vec<_>>(), &around)
+        of_block(&tree.sysfs(), &node, &disk.iter().chain(&partitions).collect::<Vec<_>>(), &around)
     }
 
     fn on(device: Option<&str>) -> Vec<LoopAnswer> {
@@ -133,6 +139,43 @@ mod tests {
         assert_eq!(ask(&tree, "", "", vec![], "8:1"), relative("sda", held.clone()));
         assert_eq!(ask(&tree, "", "", vec![], "8:2"), relative("sda", held));
         assert_eq!(ask(&tree, "", "", vec![], "8:16"), None);
+    }
+
+    #[test]
+    fn what_lies_on_a_volume_is_that_volumes() {
+        let tree = tree();
+        tree.disk("dm-0", "253:0", 100, &[]);
+        tree.disk("dm-1", "253:1", 100, &[]);
+        tree.disk("loop5", "7:5", 100, &[("loop/backing_file", "/dev/sda1")]);
+        tree.on_top("dm-0", "sda/sda1");
+        tree.on_top("dm-1", "dm-0");
+        let host = Host { sysfs: tree.sysfs(), proc: tree.proc("", ""), dev: tree.root.join("dev") };
+        let ask = |volumes: &[(&str, &str)], backing: Option<&str>, device: &str| {
+            let place = |text: &str| DeviceNumber::parse(text).unwrap().into();
+            let mut around = Surroundings::with_loops(&host, on(backing)).unwrap();
+            around.set_volumes(volumes.iter().map(|(volume, disk)| (place(volume), place(disk))).collect());
+            let node = tree.sysfs().node(DeviceNumber::parse(device).unwrap()).unwrap();
+            of_block(&tree.sysfs(), &node, &[], &around)
+        };
+        let first = [("8:1", "8:0")];
+        let held = |lower: &str, upper: &str| relative(lower, InUse::Holder { name: upper.to_owned() });
+        assert_eq!(ask(&first, None, "253:1"), held("sda1", "dm-1"));
+        assert_eq!(ask(&first, Some("8:1"), "7:5"), held("sda1", "loop5"));
+        assert_eq!(ask(&first, Some("253:1"), "7:5"), held("sda1", "loop5"));
+        // The whole disk is the volume; a loop on the disk when a partition is.
+        assert_eq!(ask(&[("8:0", "8:0")], None, "253:1"), held("sda", "dm-1"));
+        assert_eq!(ask(&first, Some("8:0"), "7:5"), held("sda1", "loop5"));
+        // Another partition, another disk, the device itself, none.
+        assert_eq!(ask(&[("8:2", "8:0")], Some("8:1"), "7:5"), None);
+        assert_eq!(ask(&[("8:16", "8:16")], None, "253:1"), None);
+        assert_eq!(ask(&[("253:1", "253:1")], None, "253:1"), None);
+        assert_eq!(ask(&[], None, "253:1"), None);
+        // A file with a volume, below a loop.
+        let file = Place::File { dev: nix::sys::stat::makedev(8, 1), ino: 77 };
+        let mut around = Surroundings::with_loops(&host, on(None)).unwrap();
+        around.set_volumes(vec![(file, file)]);
+        let node = tree.sysfs().node(DeviceNumber { major: 7, minor: 5 }).unwrap();
+        assert!(of_block(&tree.sysfs(), &node, &[], &around).is_some());
     }
 
     #[test]

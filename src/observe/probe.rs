@@ -182,7 +182,7 @@ impl Prober {
         }
         let partitions = if carrier.is_none() { node.partitions()? } else { Vec::new() };
         let relatives: Vec<&Node> = carrier.iter().chain(&partitions).collect();
-        let mut in_use = in_use::of_block(&node, &relatives, around);
+        let mut in_use = in_use::of_block(&self.host.sysfs, &node, &relatives, around);
 
         let disk_identity = self.disk_identity(disk, diskseq, around);
         let (identity, protection) = match carrier {
@@ -200,7 +200,10 @@ impl Prober {
         let mut content = Content::NotRead;
         // What is never offered need not be opened.
         let may_be_offered = matches!(protection, None | Some(Protection::SystemDisk { .. }));
-        if depth != Depth::Outside && in_use.is_none() && may_be_offered {
+        if depth != Depth::Outside && in_use.is_none() && may_be_offered && node.is_read_only() {
+            // It could never be cleaned.
+            content = Content::Unreadable { error: "the device is read-only".to_owned() };
+        } else if depth != Depth::Outside && in_use.is_none() && may_be_offered {
             (in_use, content) = open(pinned, size);
             // What was read is of the medium that sysfs spoke of only if that one is still there.
             if disk.diskseq() != diskseq || node.size()? != size {
@@ -222,12 +225,10 @@ impl Prober {
     }
 
     fn disk_identity(&self, disk: &Node, diskseq: Option<u64>, around: &Surroundings) -> Identity {
-        if let Some(diskseq) = diskseq {
-            if let Some((at, identity)) = self.cache().identities.get(&disk.number) {
-                if *at == diskseq {
-                    return identity.clone();
-                }
-            }
+        if let Some((at, identity)) = self.cache().identities.get(&disk.number)
+            && Some(*at) == diskseq
+        {
+            return identity.clone();
         }
         let identity = identity::of_disk(disk, around);
         // A weak one is not kept: a loop that answers at last, or a driver that is slow, makes it strong.

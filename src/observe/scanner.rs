@@ -5,7 +5,7 @@
 //! own exclusive tries would take each other for a stranger. What hangs holds up nothing else.
 
 use super::discover::{Discovery, discover};
-use super::pool::{Job, Outcome, Pool, Stop};
+use super::pool::{HURRIED, Job, Outcome, Pool, Stop};
 use super::probe::{Depth, Prober, Spot};
 use super::surroundings::{LoopAnswer, Surroundings};
 use crate::host::sysfs::Node;
@@ -26,7 +26,7 @@ use std::time::Duration;
 pub const PROBE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Devices opened at a time: reading them overlaps, and two cores are not kept from the node's own work.
-const OPENED_AT_ONCE: usize = 4;
+const OPENED_AT_ONCE: usize = HURRIED;
 
 /// A look from outside is a few system calls: a second thread would cost more than it saves.
 const OUTSIDE_AT_ONCE: usize = 1;
@@ -153,7 +153,10 @@ impl Scan {
         let untouched = self.untouched(request, &spots);
 
         let around = match self.surroundings()? {
-            Ok(around) => around,
+            Ok(mut around) => {
+                around.set_volumes(untouched.iter().map(|spot| (spot.place, spot.disk)).collect());
+                around
+            }
             Err(why) => {
                 // Without knowing what is in use, nothing is known.
                 let failed = |path: PathBuf| Observation {
@@ -344,4 +347,329 @@ fn answer<T>(outcome: Outcome<Result<T, ProbeError>>) -> Option<Result<T, ProbeE
 
 fn too_much_hangs() -> ProbeError {
     ProbeError::Failed { error: "not looked at: too many other devices hang".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::made_up::Tree;
+    use crate::model::device::{Content, Identity, InUse};
+    use crate::observe::pool::MAX_PARKED;
+    use crate::observe::surroundings::Host;
+    use crossbeam_channel::bounded;
+    use std::sync::Mutex;
+
+    const DEADLINE: Duration = Duration::from_millis(500);
+    const SOON: Duration = Duration::from_secs(10);
+
+    /// A world in which every path leads where the test says, and each probe is written down.
+    struct World {
+        tree: Tree,
+        selected: Vec<&'static str>,
+        spots: Mutex<BTreeMap<&'static str, Spot>>,
+        probes: Mutex<Vec<(String, Depth)>>,
+        /// What hangs at these waits for the gate.
+        hang_resolve: Vec<&'static str>,
+        hang_probe: Vec<&'static str>,
+        hang_loop: bool,
+        no_mounts: bool,
+        gate: Receiver<()>,
+    }
+
+    impl Look for World {
+        fn discover(&self, _: &Selection) -> Discovery {
+            Discovery { paths: self.selected.iter().map(PathBuf::from).collect(), error: None }
+        }
+
+        fn resolve(&self, path: &Path) -> Result<Spot, ProbeError> {
+            if self.hang_resolve.iter().any(|hangs| Path::new(hangs) == path) {
+                let _ = self.gate.recv();
+            }
+            self.spots.lock().unwrap().get(path.to_str().unwrap()).copied().ok_or(ProbeError::Gone)
+        }
+
+        fn loops(&self) -> Result<Vec<Node>, String> {
+            self.tree.sysfs().disks_named("loop").map_err(|error| error.to_string())
+        }
+
+        fn remembered_loop(&self, _: &Node) -> Option<LoopAnswer> {
+            None
+        }
+
+        fn ask_loop(&self, _: &Node) -> Option<LoopAnswer> {
+            if self.hang_loop {
+                let _ = self.gate.recv();
+            }
+            None
+        }
+
+        fn surroundings(&self, loops: Vec<LoopAnswer>) -> Result<Surroundings, String> {
+            if self.no_mounts {
+                return Err("no mountinfo".to_owned());
+            }
+            let host = Host { sysfs: self.tree.sysfs(), proc: self.tree.proc("", ""), dev: self.tree.root.clone() };
+            Surroundings::with_loops(&host, loops).map_err(|error| error.to_string())
+        }
+
+        fn probe(&self, path: &Path, spot: Spot, depth: Depth, around: &Surroundings) -> Result<Device, ProbeError> {
+            let name = path.to_str().unwrap();
+            self.probes.lock().unwrap().push((name.to_owned(), depth));
+            if self.hang_probe.contains(&name) {
+                let _ = self.gate.recv();
+            }
+            let silent = around.loops().iter().find(|answer| answer.backing.is_none());
+            Ok(Device {
+                place: spot.place,
+                kernel_name: name.to_owned(),
+                diskseq: spot.diskseq,
+                size: 1,
+                identity: Identity::default(),
+                disk: spot.disk,
+                partitions: Vec::new(),
+                in_use: silent.map(|answer| InUse::LoopUnanswered { name: answer.name.clone() }),
+                protection: None,
+                content: Content::NotRead,
+            })
+        }
+    }
+
+    fn block(minor: u32) -> Place {
+        Place::Block { major: 8, minor }
+    }
+
+    /// `/dev/a` and `/link/a` are disk 0 with the partitions `/dev/a1` and `/dev/a2`; `/dev/b` is disk 16.
+    fn world() -> (World, Sender<()>) {
+        let (open, gate) = bounded(0);
+        let spot = |place, disk, diskseq| Spot { place: block(place), disk: block(disk), diskseq: Some(diskseq) };
+        let spots = [
+            ("/dev/a", spot(0, 0, 1)),
+            ("/link/a", spot(0, 0, 1)),
+            ("/dev/a1", spot(1, 0, 1)),
+            ("/dev/a2", spot(2, 0, 1)),
+            ("/dev/b", spot(16, 16, 2)),
+        ];
+        let world = World {
+            tree: Tree::new(),
+            selected: vec!["/dev/a", "/dev/a1", "/dev/a2", "/dev/b", "/link/a"],
+            spots: Mutex::new(spots.into()),
+            probes: Mutex::default(),
+            hang_resolve: Vec::new(),
+            hang_probe: Vec::new(),
+            hang_loop: false,
+            no_mounts: false,
+            gate,
+        };
+        (world, open)
+    }
+
+    fn scan(world: &Arc<World>, deadline: Duration) -> (Scan, Sender<Infallible>) {
+        let (stop, stopped) = bounded(0);
+        (Scan::new(world.clone(), deadline, stopped), stop)
+    }
+
+    fn request(untouched: &[&str]) -> ScanRequest {
+        let filter = regex_lite::Regex::new(".").unwrap();
+        ScanRequest {
+            generation: 7,
+            selection: Some(Selection { device_dir: "/dev".into(), filter }),
+            extra: BTreeSet::new(),
+            untouched: untouched.iter().map(PathBuf::from).collect(),
+        }
+    }
+
+    fn depths(world: &World) -> BTreeMap<String, Depth> {
+        std::mem::take(&mut *world.probes.lock().unwrap()).into_iter().collect()
+    }
+
+    fn seen(report: &ScanReport, path: &str) -> Result<String, ProbeError> {
+        let found = report.observations.iter().find(|observation| observation.path == Path::new(path)).unwrap();
+        found.device.clone().map(|device| device.kernel_name)
+    }
+
+    #[test]
+    fn each_device_is_probed_once_and_told_for_each_of_its_paths() {
+        let (world, _gate) = world();
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, SOON);
+        let mut asked = request(&[]);
+        asked.extra.extend([PathBuf::from("/gone"), PathBuf::from("/dev/b")]);
+        let report = scan.run(&asked).unwrap();
+        assert_eq!(report.generation, 7);
+        let paths: Vec<_> = report.observations.iter().map(|o| (o.path.to_str().unwrap(), o.selected)).collect();
+        assert_eq!(
+            paths,
+            [
+                ("/dev/a", true),
+                ("/dev/a1", true),
+                ("/dev/a2", true),
+                ("/dev/b", true),
+                ("/gone", false),
+                ("/link/a", true)
+            ]
+        );
+        assert_eq!(seen(&report, "/link/a"), Ok("/dev/a".to_owned()));
+        assert_eq!(seen(&report, "/gone"), Err(ProbeError::Gone));
+        let probes = depths(&world);
+        assert_eq!(probes.len(), 4);
+        assert!(probes.values().all(|depth| *depth == Depth::Full));
+    }
+
+    #[test]
+    fn an_untouched_device_its_disk_and_its_partitions_are_not_opened_under_any_name() {
+        let (world, _gate) = world();
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, SOON);
+        let outside =
+            |names: &[&str], probes: &BTreeMap<String, Depth>| names.iter().all(|name| probes[*name] == Depth::Outside);
+
+        scan.run(&request(&["/link/a"])).unwrap();
+        let probes = depths(&world);
+        assert!(outside(&["/dev/a", "/dev/a1", "/dev/a2"], &probes));
+        assert_eq!(probes["/dev/b"], Depth::Full);
+
+        scan.run(&request(&["/dev/a1"])).unwrap();
+        let probes = depths(&world);
+        assert!(outside(&["/dev/a", "/dev/a1"], &probes));
+        assert_eq!(probes["/dev/a2"], Depth::Beside, "the disk must not be opened for its table");
+        assert_eq!(probes["/dev/b"], Depth::Full);
+
+        scan.run(&request(&[])).unwrap();
+        assert!(depths(&world).values().all(|depth| *depth == Depth::Full));
+    }
+
+    #[test]
+    fn an_untouched_link_that_is_missing_for_a_moment_still_protects_its_device() {
+        let (world, _gate) = world();
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, SOON);
+        scan.run(&request(&["/link/a"])).unwrap();
+        depths(&world);
+        let link = world.spots.lock().unwrap().remove("/link/a").unwrap();
+        scan.run(&request(&["/link/a"])).unwrap();
+        assert_eq!(depths(&world)["/dev/a"], Depth::Outside);
+
+        // Another medium is behind the number: that was not the volume.
+        world.spots.lock().unwrap().insert("/dev/a", Spot { diskseq: Some(9), ..link });
+        scan.run(&request(&["/link/a"])).unwrap();
+        assert_eq!(depths(&world)["/dev/a"], Depth::Full);
+    }
+
+    #[test]
+    fn a_device_that_hangs_does_not_answer_and_the_others_do() {
+        let (mut world, gate) = world();
+        world.hang_probe = vec!["/dev/b"];
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, DEADLINE);
+        for round in 0..2 {
+            let report = scan.run(&request(&[])).unwrap();
+            assert_eq!(seen(&report, "/dev/b"), Err(ProbeError::NoAnswer), "{round}");
+            assert!(seen(&report, "/dev/a").is_ok());
+            assert!(seen(&report, "/dev/a1").is_ok());
+            assert_eq!(depths(&world).contains_key("/dev/b"), round == 0, "it is asked once");
+        }
+        drop(gate);
+        while scan.pool.parked() > 0 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(seen(&scan.run(&request(&[])).unwrap(), "/dev/b").is_ok());
+    }
+
+    #[test]
+    fn a_path_that_hangs_does_not_answer_and_the_others_do() {
+        let (mut world, _gate) = world();
+        world.hang_resolve = vec!["/link/a"];
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, DEADLINE);
+        let report = scan.run(&request(&[])).unwrap();
+        assert_eq!(seen(&report, "/link/a"), Err(ProbeError::NoAnswer));
+        assert!(seen(&report, "/dev/a").is_ok());
+    }
+
+    #[test]
+    fn when_too_much_hangs_nothing_more_is_opened_but_looks_from_outside_go_on() {
+        let (mut world, _gate) = world();
+        let names: Vec<&'static str> = (0..MAX_PARKED).map(|n| &*format!("/hung/{n}").leak()).collect();
+        for (minor, name) in (100..).zip(&names) {
+            let spot = Spot { place: block(minor), disk: block(minor), diskseq: Some(1) };
+            world.spots.lock().unwrap().insert(name, spot);
+        }
+        world.selected.extend(&names);
+        world.hang_probe = names;
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, DEADLINE);
+        scan.run(&request(&[])).unwrap();
+        assert!(scan.pool.is_full());
+        depths(&world);
+        let report = scan.run(&request(&["/dev/a"])).unwrap();
+        assert!(seen(&report, "/dev/a").is_ok());
+        assert_eq!(seen(&report, "/dev/b"), Err(too_much_hangs()));
+        assert!(depths(&world).values().all(|depth| *depth == Depth::Outside));
+    }
+
+    #[test]
+    fn a_loop_that_hangs_counts_as_being_on_every_device() {
+        let (mut world, _gate) = world();
+        world.hang_loop = true;
+        world.tree.disk("loop3", "7:3", 100, &[]);
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, DEADLINE);
+        let report = scan.run(&request(&[])).unwrap();
+        for observation in report.observations {
+            let unanswered = Some(InUse::LoopUnanswered { name: "loop3".to_owned() });
+            assert_eq!(observation.device.unwrap().in_use, unanswered);
+        }
+    }
+
+    #[test]
+    fn without_knowing_what_is_mounted_nothing_is_known_and_nothing_is_opened() {
+        let (mut world, _gate) = world();
+        world.no_mounts = true;
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, SOON);
+        let report = scan.run(&request(&[])).unwrap();
+        assert_eq!(report.observations.len(), 5);
+        let failed = ProbeError::Failed { error: "no mountinfo".to_owned() };
+        assert!(report.observations.iter().all(|observation| observation.device == Err(failed.clone())));
+        assert!(depths(&world).is_empty());
+    }
+
+    #[test]
+    fn the_thread_serves_the_newest_request_and_ends_with_its_senders() {
+        let (mut world, gate) = world();
+        world.hang_probe = vec!["/dev/b"];
+        let (requests, received) = unbounded();
+        let (reports, reported) = unbounded();
+        let report = move |seen: ScanReport| reports.send(seen.generation).unwrap();
+        let scanner = Scanner::spawn(Arc::new(world), SOON, received, report).unwrap();
+        requests.send(ScanRequest { generation: 1, ..request(&[]) }).unwrap();
+        while !requests.is_empty() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // The first one hangs meanwhile.
+        for generation in 2..=4 {
+            requests.send(ScanRequest { generation, ..request(&[]) }).unwrap();
+        }
+        drop(gate);
+        assert_eq!(reported.recv_timeout(SOON), Ok(1));
+        assert_eq!(reported.recv_timeout(SOON), Ok(4));
+        drop(requests);
+        assert!(reported.recv_timeout(SOON).is_err(), "the thread has ended");
+        scanner.stop();
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_a_probe_that_hangs() {
+        let (mut world, _gate) = world();
+        world.hang_probe = vec!["/dev/b"];
+        let (requests, received) = unbounded();
+        let (reports, reported) = unbounded();
+        let report = move |seen: ScanReport| reports.send(seen).unwrap();
+        let scanner = Scanner::spawn(Arc::new(world), Duration::from_secs(3600), received, report).unwrap();
+        requests.send(request(&[])).unwrap();
+        while !requests.is_empty() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        scanner.stop();
+        assert!(reported.try_recv().is_err());
+    }
 }

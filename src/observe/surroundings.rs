@@ -5,6 +5,8 @@ use crate::host::loops::{self, Backing, LoopsError};
 use crate::host::mounts::{Mount, MountsError, Proc, VisibleMounts};
 use crate::host::number::DeviceNumber;
 use crate::host::sysfs::{Node, Sysfs, SysfsError};
+use crate::model::device::Place;
+use nix::sys::stat::makedev;
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -56,6 +58,8 @@ pub struct Surroundings {
     loops: Vec<LoopAnswer>,
     /// Disks that carry the host's own directories.
     system: HashMap<DeviceNumber, String>,
+    /// Places with a PersistentVolume, each with the disk that carries it.
+    volumes: Vec<(Place, Place)>,
 }
 
 /// The host's directories whose disks are not ours to take.
@@ -123,6 +127,55 @@ impl Surroundings {
     /// What is behind this loop device, if it said so.
     pub fn backing(&self, number: DeviceNumber) -> Option<&Backing> {
         self.loops.iter().find(|answer| answer.number == number)?.backing.as_ref()
+    }
+
+    /// Tells which places have a PersistentVolume, so that what lies on them is known to be theirs.
+    pub fn set_volumes(&mut self, volumes: Vec<(Place, Place)>) {
+        self.volumes = volumes;
+    }
+
+    /// A device below this one (of dm, md or a loop) that has a PersistentVolume: the bytes are that volume's. A
+    /// tenant's encrypted or striped device on a raw volume is as visible on the host as any disk.
+    pub fn volume_below(&self, sysfs: &Sysfs, node: &Node) -> Option<Place> {
+        if self.volumes.is_empty() {
+            return None;
+        }
+        let mut left = self.directly_below(node);
+        let mut seen = HashSet::new();
+        while let Some(below) = left.pop() {
+            if !seen.insert(below) {
+                continue;
+            }
+            let Some(lower) = DeviceNumber::of(below).and_then(|number| sysfs.node(number).ok()) else {
+                // A file, or gone.
+                if self.volumes.iter().any(|(place, _)| *place == below) {
+                    return Some(below);
+                }
+                continue;
+            };
+            let disk = lower.disk().ok().flatten();
+            let carrier = disk.as_ref().map(|disk| disk.number.into());
+            // Itself, its disk, or one of its partitions; not its sibling.
+            let shares_bytes =
+                |(place, disk): &&(Place, Place)| *place == below || Some(*place) == carrier || *disk == below;
+            if let Some((place, _)) = self.volumes.iter().find(shares_bytes) {
+                return Some(*place);
+            }
+            left.extend(self.directly_below(disk.as_ref().unwrap_or(&lower)));
+        }
+        None
+    }
+
+    fn directly_below(&self, node: &Node) -> Vec<Place> {
+        let mut below: Vec<Place> = node.slaves().into_iter().map(Place::from).collect();
+        below.extend(self.backing(node.number).map(|backing| match backing.device {
+            Some(device) => device.into(),
+            None => Place::File {
+                dev: makedev(backing.filesystem.major.into(), backing.filesystem.minor.into()),
+                ino: backing.inode,
+            },
+        }));
+        below
     }
 
     /// Which of the host's directories this disk carries.
@@ -206,10 +259,10 @@ fn disks_below(sysfs: &Sysfs, number: DeviceNumber) -> HashSet<DeviceNumber> {
 
 /// A device node's number, also when the path is another namespace's: by the kernel's name then.
 fn number_of_node(host: &Host, path: &Path) -> Option<DeviceNumber> {
-    if let Ok(metadata) = fs::metadata(path) {
-        if metadata.file_type().is_block_device() {
-            return Some(DeviceNumber::from_raw(metadata.rdev()));
-        }
+    if let Ok(metadata) = fs::metadata(path)
+        && metadata.file_type().is_block_device()
+    {
+        return Some(DeviceNumber::from_raw(metadata.rdev()));
     }
     host.sysfs.by_name(path.file_name()?.to_str()?)
 }

@@ -6,10 +6,11 @@ use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::CleanEvent;
 use crate::model::scan::ScanReport;
 
+/// Objects are boxed: the channel of events has room for many, and each place is as large as the largest variant.
 #[derive(Debug, Clone)]
 pub enum Event {
-    Node(WatchUpdate<Node>),
-    Pvs(WatchUpdate<PersistentVolume>),
+    Node(Box<WatchUpdate<Node>>),
+    Pvs(Box<WatchUpdate<PersistentVolume>>),
     /// Of the ConfigMap of this name; one of a name that is not wanted any more is late.
     ConfigMap(String, WatchUpdate<ConfigMap>),
     /// inotify saw something below `deviceDir`.
