@@ -465,6 +465,9 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
         return ctx.write(entry, State::Dirty { owed: Owed::Approval, pv_name: None });
     }
     let looked = ctx.s.looked_since_change(&entry.id);
+    let wipe = selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx.s);
+    // A setting that has just come to say `wipe` need not wait for the poll.
+    ctx.plan.look |= wipe && !looked;
     match &group.device.content {
         Content::Blank if looked && !system_disk && !never => return ctx.write(entry, State::Preparing),
         Content::Data { found: now } if now != found && looked && !system_disk => {
@@ -472,9 +475,7 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
             let state = State::Refused { nonce: ctx.nonce(), found: now.clone() };
             return ctx.write(entry, state);
         }
-        Content::Data { .. }
-            if looked && selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx.s) =>
-        {
+        Content::Data { .. } if looked && wipe => {
             return ctx.write(entry, State::Dirty { owed: Owed::Wipe, pv_name: None });
         }
         _ => {}
