@@ -177,6 +177,12 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
         let report = ctx.report(entry, Word::Waiting, format!("{gone}; the device is looked at"));
         return ctx.push(report);
     }
+    if let Some(other) = ctx.devices.claims_beside(index, None).map(|claim| claim.name) {
+        // A device with a PV is not opened, so whether it is blank cannot be known.
+        let why =
+            format!("{gone}, and PersistentVolume {other}, which this node did not make for it, names the device");
+        return raw_device::quarantine(ctx, entry, why);
+    }
     let device = ctx.devices.groups[index].device;
     match (&device.content, &device.in_use) {
         (_, Some(in_use)) => {
