@@ -3,6 +3,7 @@
 
 mod bench;
 mod crash;
+mod faults;
 mod life;
 mod shown;
 mod trust;
