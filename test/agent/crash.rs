@@ -1,4 +1,5 @@
 //! `kill -9` at random moments, while claims come and go: it converges, and no tenant loses or sees anything.
+#![allow(clippy::print_stdout, reason = "the seed, with which a failure can be looked for again")]
 
 use super::bench::{Bench, claim_for};
 use crate::support::disk;

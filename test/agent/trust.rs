@@ -9,6 +9,9 @@ use std::path::Path;
 
 const SECRET: &str = "somebody's only copy";
 
+/// Name, path, and what else is changed.
+type Forged<'a> = (&'a str, &'a Path, fn(&mut Value));
+
 /// A PV of the original's shape that is Released from a claim that nobody has.
 fn released_pv(bench: &Bench, name: &str, path: &Path, change: impl FnOnce(&mut Value)) {
     let mut pv = bench.originals_pv(path);
@@ -44,7 +47,7 @@ fn a_forged_release_writes_nothing_wherever_it_points() {
 
     // A path with `..` the API server itself refuses (the contract suite has it); what would be made of one anyway is
     // for the tests of `decide`.
-    let forged: [(&str, &Path, fn(&mut Value)); 6] = [
+    let forged: [Forged; 6] = [
         ("local-n1-disk-outside", &outside, |_| {}),
         ("local-n1-private", &unselected, |_| {}),
         // Its own settings annotations select the file.
