@@ -264,7 +264,7 @@ impl Scan {
                 Outcome::Done(answer) => answers.extend(answer),
                 // It counts as being on every device.
                 Outcome::Hangs | Outcome::Refused => {
-                    answers.push(LoopAnswer { name: node.name, number: node.number, backing: None });
+                    answers.push(LoopAnswer::silent(&node));
                 }
                 Outcome::Stopped => return None,
             }
