@@ -55,7 +55,7 @@ fn the_keys_table_is_what_the_settings_read() {
 #[test]
 fn the_event_table_has_every_reason_and_no_other() {
     // Reasons are the only string literals in these two files that are words joined by capitals.
-    let reason = regex::Regex::new("\"((?:[A-Z][a-z]+){2,})\"").unwrap();
+    let reason = regex_lite::Regex::new("\"((?:[A-Z][a-z]+){2,})\"").unwrap();
     let mut reasons = BTreeSet::new();
     for file in ["src/decide/mod.rs", "src/reconcile/publish.rs"] {
         let source = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();

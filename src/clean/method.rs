@@ -459,7 +459,9 @@ mod tests {
         for cleaning in [Cleaning::Quick, Cleaning::Zero, Cleaning::Discard] {
             let whole = Until::signs(u64::MAX);
             clean(&Fake::default(), cleaning, 0, &whole).unwrap();
-            for stop_after in 0..whole.signs.get() {
+            // A discard gives a sign for each piece that it reads back: some of them will do.
+            let step = if cleaning == Cleaning::Discard { 17 } else { 1 };
+            for stop_after in (0..whole.signs.get()).step_by(step) {
                 let fake = Fake::default();
                 let mut from = 0;
                 let mut watch = Until::signs(stop_after);

@@ -36,6 +36,7 @@ pub fn decide(s: &Snapshot) -> Plan {
     }
     ctx.settle_memory();
     ctx.settings_notice();
+    ctx.foreign_volumes();
     for entry in s.entries.values() {
         ctx.entry(entry);
     }
@@ -220,7 +221,12 @@ impl<'a> Ctx<'a> {
     /// What concerns the node, whether or not anything can be decided yet.
     fn node_notices(&mut self) {
         match &self.s.settings {
-            SettingsView::Waiting | SettingsView::Ready { .. } => {}
+            SettingsView::Waiting => {}
+            SettingsView::Ready { unknown_keys, .. } if unknown_keys.is_empty() => {}
+            SettingsView::Ready { configmap, unknown_keys, .. } => self.notice(
+                "SettingsUnknownKey",
+                format!("ConfigMap {configmap} has keys that mean nothing here: {}", unknown_keys.join(", ")),
+            ),
             SettingsView::Unset => self.notice(
                 "SettingsMissing",
                 format!(
@@ -297,6 +303,18 @@ impl<'a> Ctx<'a> {
                      Next: change the settings back, or delete the volumes made with the old ones when they are free"
                 ),
             );
+        }
+    }
+
+    /// Other people's PVs stop an offer only for as long as they exist.
+    fn foreign_volumes(&mut self) {
+        let Some(marker) = self.s.memory.marker() else { return };
+        if let Some(found) = &self.s.foreign_found {
+            if *found != marker.foreign {
+                self.plan.marker = Some(Marker { foreign: found.clone(), ..marker.clone() });
+            }
+        } else if self.s.foreign_due && !marker.foreign.is_empty() {
+            self.act(Action::ReadForeign { pvs: marker.foreign.clone() });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::kube::objects::PersistentVolume;
 use crate::model::cleaning::{CleanJob, JobId};
-use crate::model::memory::{Entry, EntryId, Marker};
+use crate::model::memory::{Entry, EntryId, ForeignPv, Marker};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,6 +60,10 @@ pub enum Action {
     },
     /// The one unfiltered LIST in a node's life: PVs to take over, and other people's PVs on our devices.
     ListAllPvs,
+    /// Whether other people's PVs of that LIST are still there.
+    ReadForeign {
+        pvs: Vec<ForeignPv>,
+    },
     /// Whether a PV that the watch does not show exists.
     LookForPv {
         entry: EntryId,

@@ -11,6 +11,11 @@ use crate::model::names;
 use crate::settings::ExistingData;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
+
+/// A clean device that waited longer than this for its offer is looked at again: somebody may have put data on it.
+/// Longer than a look takes in which a device hangs.
+const KNOWN_BLANK: Duration = Duration::from_secs(30);
 
 /// A device without an entry: chosen by the settings or left alone, blank or refused.
 pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
@@ -273,6 +278,11 @@ fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
     if !by.keeps(settings.cleaning) {
         // Cleaned under settings that promised less.
         return ctx.write(entry, State::Preparing);
+    }
+    if !ctx.s.known_since(&entry.id, KNOWN_BLANK) {
+        ctx.plan.look = true;
+        let report = ctx.report(entry, Word::Clean, "it is looked at once more before it is offered");
+        return ctx.push(report);
     }
     if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Offer(entry.id.clone())) {
         let (until, reason) = (backoff.until, backoff.reason.clone());

@@ -5,7 +5,7 @@ use super::outcome::Listing;
 use crate::kube::objects::{Node, PersistentVolume, Phase};
 use crate::model::cleaning::{CleanResult, Cleaning, JobId};
 use crate::model::device::Observation;
-use crate::model::memory::{Entry, EntryId, Marker};
+use crate::model::memory::{Entry, EntryId, ForeignPv, Marker};
 use crate::model::names;
 use crate::settings::{Settings, SettingsError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,7 @@ pub struct Snapshot {
     pub memory: Memory,
     pub entries: BTreeMap<EntryId, Entry>,
     /// An entry's last change, or its PV's: content seen before it says nothing about now.
-    pub changed: BTreeMap<EntryId, u64>,
+    pub changed: BTreeMap<EntryId, Change>,
     pub jobs: BTreeMap<EntryId, Job>,
     /// POSTs by entry; an `Offering` entry without one here may have been posted by a former run.
     pub offers: BTreeMap<EntryId, OfferStage>,
@@ -50,11 +50,22 @@ pub struct Snapshot {
     pub listing: bool,
     /// Its answer, until it is in the marker.
     pub listed: Option<Listing>,
+    /// Other people's PVs are looked for again: at the start and at every `--cleanup-interval`.
+    pub foreign_due: bool,
+    /// Those that are still there, until they are in the marker.
+    pub foreign_found: Option<Vec<ForeignPv>>,
     pub backoff: BTreeMap<BackoffKey, Backoff>,
     /// The ledger could not be written: why, and until when nothing that needs it is tried.
     pub ledger_fault: Option<(String, Duration)>,
     /// Files of the ledger that could not be read: nothing that is not blank is written while there are any.
     pub unreadable_entries: Vec<String>,
+}
+
+/// When something changed: by turn, to compare with looks, and by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    pub turn: u64,
+    pub at: Duration,
 }
 
 /// What is put off after a failure.
@@ -86,6 +97,8 @@ pub enum SettingsView {
     Ready {
         configmap: String,
         settings: Settings,
+        /// Keys that mean nothing to us, for a warning.
+        unknown_keys: Vec<String>,
     },
 }
 
@@ -93,6 +106,8 @@ pub enum SettingsView {
 #[derive(Debug, Clone, Default)]
 pub struct Scan {
     pub generation: u64,
+    /// When its report came in.
+    pub at: Duration,
     pub observations: BTreeMap<PathBuf, Observation>,
     pub error: Option<String>,
 }
@@ -204,8 +219,15 @@ impl Snapshot {
 
     /// Whether the last look began after this entry last changed.
     pub fn looked_since_change(&self, id: &EntryId) -> bool {
-        let changed = self.changed.get(id).copied().unwrap_or(0);
+        let changed = self.changed.get(id).map_or(0, |change| change.turn);
         self.scan.as_ref().is_some_and(|scan| scan.generation >= changed)
+    }
+
+    /// Whether what is known of an entry's device is younger than `age`: it was just cleaned, or just looked at.
+    pub fn known_since(&self, id: &EntryId, age: Duration) -> bool {
+        let young = |at: Duration| self.now.saturating_sub(at) <= age;
+        let cleaned = self.changed.get(id).is_some_and(|change| young(change.at));
+        cleaned || self.looked_since_change(id) && self.scan.as_ref().is_some_and(|scan| young(scan.at))
     }
 
     pub fn backing_off(&self, key: &BackoffKey) -> Option<&Backoff> {

@@ -9,6 +9,7 @@ use crate::kube::client::Client;
 use crate::kube::error::ApiError;
 use crate::kube::objects::PersistentVolume;
 use crate::kube::request;
+use crate::model::memory::ForeignPv;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -102,6 +103,13 @@ fn carry_out(client: &Client, action: Action, scope: &NodeScope, hostname: &str)
         Action::RepairPv { name, patch, .. } => {
             let answer = client.call::<serde_json::Value>(&request::patch_persistent_volume(&name, &patch));
             Outcome::Wrote { name, answer: unless_gone(answer) }
+        }
+        Action::ReadForeign { pvs } => {
+            let there =
+                |pv: &ForeignPv| get(client, &pv.name).map(|found| found.is_some_and(|f| f.metadata.uid == pv.uid));
+            let answer = pvs.into_iter().map(|pv| Ok(there(&pv)?.then_some(pv))).collect::<Result<Vec<_>, ApiError>>();
+            let answer = answer.map(|found| found.into_iter().flatten().collect());
+            Outcome::Foreign { answer: answer.map_err(|error| failure(&error)) }
         }
         Action::ListAllPvs => {
             Outcome::Listed { answer: listing::list_all(client, scope, hostname).map_err(|error| failure(&error)) }

@@ -157,6 +157,11 @@ impl<T: Object> WatchMachine<T> {
             return self.fail(now, None, reason);
         }
         if !page.metadata.continue_token.is_empty() {
+            // The same page again and again would fill the memory.
+            if matches!(&self.phase, Phase::Listing { continue_token: Some(t) } if *t == page.metadata.continue_token) {
+                self.relist();
+                return self.fail(now, None, "the list's continue token leads to itself".to_owned());
+            }
             self.phase = Phase::Listing { continue_token: Some(page.metadata.continue_token) };
             return None;
         }

@@ -65,29 +65,19 @@ pub struct CleanJob {
 /// How a cleaning ended. Only `Cleaned` is success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CleanResult {
-    Cleaned {
-        bytes: u64,
-        method: &'static str,
-    },
+    /// `bytes` were made zero by this run (what an earlier run had done is not among them), by the slowest method that
+    /// any of them needed.
+    Cleaned { bytes: u64, method: &'static str },
     /// The evidence does not hold any more, or the loop told the worker to let go. Nothing was written.
-    Stale {
-        why: String,
-    },
+    Stale { why: String },
     /// Nothing was written.
-    InUse {
-        why: InUse,
-    },
+    InUse { why: InUse },
     /// `Permission::Blank`, but it is not. Nothing was written.
-    NotBlank {
-        found: Vec<String>,
-    },
-    /// Told to stop; `done` bytes of the plan are zero and need no second pass.
-    Cancelled {
-        done: u64,
-    },
-    Failed {
-        error: String,
-    },
+    NotBlank { found: Vec<String> },
+    /// Told to stop; `done` bytes of the plan are zero on the medium (flushed) and need no second pass.
+    Cancelled { done: u64 },
+    /// Some of it may have been written.
+    Failed { error: String },
 }
 
 /// What a cleaning worker tells the loop.

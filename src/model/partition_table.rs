@@ -377,4 +377,78 @@ mod tests {
         boot_code.0[510..512].copy_from_slice(&[0x55, 0xaa]);
         assert_eq!(boot_code.parse(512), None);
     }
+
+    /// One sound copy of a GPT at the start, and a chain of logical partitions beside it.
+    fn image() -> Disk {
+        let mut disk = Disk(vec![0; 1 << 20]);
+        disk.record(0, 0, 0xee, 1, 2047);
+        disk.record(0, 1, 0x0f, 1000, 1000);
+        disk.record(1000, 0, 0x83, 1, 10);
+        disk.record(1000, 1, 0x05, 100, 10);
+        disk.record(1100, 0, 0x83, 1, 10);
+        let mut array = vec![0; 128 * 128];
+        array[..16].fill(0x11);
+        array[32] = 100;
+        array[40] = 199;
+        disk.0[1024..1024 + array.len()].copy_from_slice(&array);
+        let mut header = vec![0; 92];
+        header[..8].copy_from_slice(b"EFI PART");
+        header[12] = 92;
+        header[24] = 1;
+        header[72] = 2;
+        header[80] = 128;
+        header[84] = 128;
+        header[88..92].copy_from_slice(&crc32(&array).to_le_bytes());
+        let crc = crc32(&header);
+        header[16..20].copy_from_slice(&crc.to_le_bytes());
+        disk.0[512..604].copy_from_slice(&header);
+        disk
+    }
+
+    #[test]
+    fn a_gpt_is_believed_only_beside_a_protective_mbr_or_none_at_all() {
+        let disk = image();
+        let table = disk.parse(512).unwrap();
+        assert_eq!((table.kind, table.entries.len(), table.entries[0].start), (Kind::Gpt, 1, 100 * 512));
+        assert_eq!(disk.parse(4096).map(|table| (table.kind, table.sector)), Some((Kind::Gpt, 512)));
+        let mut without = image();
+        without.0[..512].fill(0);
+        assert_eq!(without.parse(512), Some(table));
+        let mut overwritten = image();
+        overwritten.record(0, 0, 0x83, 1, 500);
+        assert_eq!(overwritten.parse(512).map(|table| table.kind), Some(Kind::Mbr));
+    }
+
+    #[test]
+    fn broken_tables_never_panic_nor_name_bytes_beyond_the_disk() {
+        let sound = image();
+        let mut state = 88_172_645_463_325_252_u64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as usize
+        };
+        let places = [446..512, 512..604, 1024..1152, 1000 * 512 + 446..1001 * 512, 1100 * 512 + 446..1101 * 512];
+        for round in 0..600 {
+            let mut disk = Disk(sound.0[..(600 + round % 5 * 300) * 512].to_vec());
+            for _ in 0..1 + random() % 4 {
+                let place = &places[random() % places.len()];
+                let at = place.start + random() % place.len();
+                if let Some(byte) = disk.0.get_mut(at) {
+                    *byte = if random() % 2 == 0 { 0xff } else { random() as u8 };
+                }
+            }
+            // Most changes would end at the checksum.
+            let header_len = (disk.0[524] as usize).min(512);
+            disk.0[528..532].fill(0);
+            let crc = crc32(&disk.0[512..512 + header_len]);
+            disk.0[528..532].copy_from_slice(&crc.to_le_bytes());
+            if let Some(table) = disk.parse(512) {
+                for entry in table.entries {
+                    assert!(entry.size > 0 && entry.start + entry.size <= disk.0.len() as u64, "{entry:?}");
+                }
+            }
+        }
+    }
 }

@@ -22,7 +22,7 @@ pub struct ScanRequest {
 pub struct Selection {
     pub device_dir: PathBuf,
     /// Unanchored, matched on the base name.
-    pub filter: regex::Regex,
+    pub filter: regex_lite::Regex,
 }
 
 impl PartialEq for Selection {

@@ -70,7 +70,7 @@ mod tests {
     use std::path::Path;
 
     fn select(dir: impl AsRef<Path>, filter: &str) -> Discovery {
-        let filter = regex::Regex::new(filter).unwrap();
+        let filter = regex_lite::Regex::new(filter).unwrap();
         discover(&Selection { device_dir: dir.as_ref().to_owned(), filter })
     }
 

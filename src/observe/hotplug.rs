@@ -195,7 +195,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
 
     fn selection(tree: &Tree, dir: &str, filter: &str) -> Option<Selection> {
-        Some(Selection { device_dir: tree.root.join(dir), filter: regex::Regex::new(filter).unwrap() })
+        Some(Selection { device_dir: tree.root.join(dir), filter: regex_lite::Regex::new(filter).unwrap() })
     }
 
     fn spawn() -> (Hotplug, Receiver<()>) {

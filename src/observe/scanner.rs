@@ -468,7 +468,7 @@ mod tests {
     }
 
     fn request(untouched: &[&str]) -> ScanRequest {
-        let filter = regex::Regex::new(".").unwrap();
+        let filter = regex_lite::Regex::new(".").unwrap();
         ScanRequest {
             generation: 7,
             selection: Some(Selection { device_dir: "/dev".into(), filter }),

@@ -4,6 +4,7 @@ use super::event::Event;
 use crate::decide::plan::{Action, Notice, Plan, Report, Word};
 use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
 use crate::decide::{self};
+use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
 use crate::record::{About, Note};
 use crate::serve::{Board, Metrics};
@@ -56,7 +57,13 @@ impl Publisher {
 
     /// Counts what an event says before the state forgets it.
     pub fn saw(&mut self, snapshot: &Snapshot, event: &Event, now: Duration) {
-        let Event::Clean(event) = event else { return };
+        let event = match event {
+            Event::Clean(event) => event,
+            Event::Node(update) => return said_of_watch("Node", update),
+            Event::Pvs(update) => return said_of_watch("PersistentVolumes", update),
+            Event::ConfigMap(name, update) => return said_of_watch(&format!("ConfigMap {name}"), update),
+            _ => return,
+        };
         match event {
             CleanEvent::Armed { .. } => {}
             CleanEvent::Progress { id, done, .. } => self.count_bytes(*id, *done),
@@ -166,6 +173,15 @@ impl Publisher {
             }
         }
         self.notices = notices.to_vec();
+    }
+}
+
+/// A watch that lost its server says so, and when it is back.
+fn said_of_watch<T>(what: &str, update: &WatchUpdate<T>) {
+    match update {
+        WatchUpdate::Unsynced { reason } => log::warn!("{what}: what is known may be old: {reason}"),
+        WatchUpdate::Resumed => log::info!("{what}: watched again"),
+        WatchUpdate::Replaced(_) | WatchUpdate::Applied(_) | WatchUpdate::Deleted(_) => {}
     }
 }
 

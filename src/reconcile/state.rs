@@ -5,7 +5,7 @@ use crate::decide::backoff::{self, Backoff};
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
-    Absence, BackoffKey, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished,
+    Absence, BackoffKey, Change, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished,
 };
 use crate::kube::objects::{ConfigMap, PersistentVolume};
 use crate::kube::watch::WatchUpdate;
@@ -13,7 +13,7 @@ use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
 use crate::model::memory::{Entry, EntryId, Marker, State as EntryState};
 use crate::model::names;
 use crate::model::scan::{ScanReport, ScanRequest, Selection};
-use crate::settings::Settings;
+use crate::settings::{Settings, unknown_keys};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -43,7 +43,13 @@ struct Looks {
 impl State {
     pub fn new(node_name: &str, default_configmap: Option<String>, boot_id: String, booted_at: u64) -> State {
         State {
-            snapshot: Snapshot { node_name: node_name.to_owned(), boot_id, booted_at, ..Snapshot::default() },
+            snapshot: Snapshot {
+                node_name: node_name.to_owned(),
+                boot_id,
+                booted_at,
+                foreign_due: true,
+                ..Snapshot::default()
+            },
             default_configmap,
             configmap: None,
             looks: Looks { wanted: true, ..Looks::default() },
@@ -83,7 +89,10 @@ impl State {
             Event::Scanned(report) => self.scanned(report),
             Event::Clean(event) => self.cleaning(event),
             Event::Outcome(outcome) => self.outcome(outcome),
-            Event::Cleanup => self.snapshot.backoff.clear(),
+            Event::Cleanup => {
+                self.snapshot.backoff.clear();
+                self.snapshot.foreign_due = true;
+            }
             Event::Shutdown => {}
         }
     }
@@ -95,12 +104,6 @@ impl State {
         annotated.cloned().or_else(|| self.default_configmap.clone())
     }
 
-    /// The unknown keys of the ConfigMap in force, for a warning.
-    pub fn unknown_settings(&self) -> Vec<String> {
-        let Some(Some(map)) = &self.configmap else { return Vec::new() };
-        crate::settings::unknown_keys(&map.data).into_iter().map(str::to_owned).collect()
-    }
-
     fn settle_settings(&mut self) {
         let view = match (self.snapshot.existing_node(), self.configmap_wanted(), &self.configmap) {
             (None, ..) => SettingsView::Waiting,
@@ -108,7 +111,10 @@ impl State {
             (Some(_), Some(_), None) => SettingsView::Waiting,
             (Some(_), Some(configmap), Some(None)) => SettingsView::Missing { configmap },
             (Some(_), Some(configmap), Some(Some(map))) => match Settings::parse(&map.data) {
-                Ok(settings) => SettingsView::Ready { configmap, settings },
+                Ok(settings) => {
+                    let unknown_keys = unknown_keys(&map.data).into_iter().map(str::to_owned).collect();
+                    SettingsView::Ready { configmap, settings, unknown_keys }
+                }
                 Err(errors) => SettingsView::Invalid { configmap, errors },
             },
         };
@@ -163,7 +169,7 @@ impl State {
 
     /// What was seen of a PV's device before this moment says nothing about now.
     fn touch(&mut self, uid: &str) {
-        let turn = self.snapshot.turn;
+        let change = self.change();
         let ids: Vec<EntryId> = self
             .snapshot
             .entries
@@ -172,8 +178,12 @@ impl State {
             .map(|e| e.id.clone())
             .collect();
         for id in ids {
-            self.snapshot.changed.insert(id, turn);
+            self.snapshot.changed.insert(id, change);
         }
+    }
+
+    fn change(&self) -> Change {
+        Change { turn: self.snapshot.turn, at: self.snapshot.now }
     }
 
     /// A PV whose path was not looked at yet is a reason to look.
@@ -194,7 +204,8 @@ impl State {
         let newest = self.snapshot.scan.as_ref().is_none_or(|scan| scan.generation < report.generation);
         if newest {
             let observations = report.observations.into_iter().map(|o| (o.path.clone(), o)).collect();
-            self.snapshot.scan = Some(Scan { generation: report.generation, observations, error: report.error });
+            let (generation, at) = (report.generation, self.snapshot.now);
+            self.snapshot.scan = Some(Scan { generation, at, observations, error: report.error });
         }
     }
 
@@ -238,7 +249,7 @@ impl State {
             }
             CleanResult::NotBlank { found } => {
                 self.back_off(key, backoff::IN_USE, format!("not blank any more: {}", found.join(", ")), None);
-                self.snapshot.changed.insert(entry.clone(), self.snapshot.turn);
+                self.snapshot.changed.insert(entry.clone(), self.change());
                 self.looks.wanted = true;
                 false
             }
@@ -276,6 +287,11 @@ impl State {
                     Err(failure) => self.fail(BackoffKey::Write(name), failure),
                 }
             }
+            Outcome::Foreign { answer } => match answer {
+                Ok(found) => self.snapshot.foreign_found = Some(found),
+                // They count as there until the next time.
+                Err(failure) => log::debug!("other volumes of this node could not be read: {}", failure.reason),
+            },
             Outcome::Listed { answer } => {
                 self.snapshot.listing = false;
                 match answer {
@@ -374,7 +390,7 @@ impl State {
         }
         if !same_state {
             self.snapshot.turn += 1;
-            self.snapshot.changed.insert(id.clone(), self.snapshot.turn);
+            self.snapshot.changed.insert(id.clone(), self.change());
             self.snapshot.absences.remove(&id);
             self.snapshot.offers.remove(&id);
             if matches!(entry.state, EntryState::Offering { .. }) {
@@ -386,6 +402,7 @@ impl State {
 
     pub fn marker_written(&mut self, marker: Marker) {
         self.snapshot.listed = None;
+        self.snapshot.foreign_found = None;
         self.looks.wanted = true;
         match &mut self.snapshot.memory {
             Memory::Kept { marker: ours } | Memory::None { marker: ours } => *ours = marker,
@@ -424,6 +441,7 @@ impl State {
                 self.snapshot.writing.insert(name.clone());
             }
             Action::ListAllPvs => self.snapshot.listing = true,
+            Action::ReadForeign { .. } => self.snapshot.foreign_due = false,
         }
     }
 

@@ -225,16 +225,14 @@ impl Reader<'_> {
         Some(dir)
     }
 
-    fn filter(&mut self) -> Option<regex::Regex> {
+    fn filter(&mut self) -> Option<regex_lite::Regex> {
         /// Enough for any list of device names; a pattern that compiles to more is a mistake or an attack on memory.
         const COMPILED_LIMIT: usize = 256 << 10;
         let filter = self.required("deviceNameFilter", "\".*\"")?;
-        match regex::RegexBuilder::new(&filter).size_limit(COMPILED_LIMIT).build() {
+        match regex_lite::RegexBuilder::new(&filter).size_limit(COMPILED_LIMIT).build() {
             Ok(regex) => Some(regex),
             Err(error) => {
-                let text = error.to_string();
-                let last = text.lines().last().unwrap_or("not a regular expression").trim();
-                self.error("deviceNameFilter", format!("\"{filter}\" is no regular expression: {last}"));
+                self.error("deviceNameFilter", format!("\"{filter}\" is no regular expression: {error}"));
                 None
             }
         }

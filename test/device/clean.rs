@@ -1,6 +1,6 @@
 //! Cleaning real loop devices, and every way we know to make it write where it must not.
 
-use super::loops::{Loop, Sparse, attach, fresh_path, has_tool, is_root, run};
+use super::loops::{Loop, Sparse, attach, fresh_path, has_tool, is_root, run, try_run};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use local_pv_provisioner::clean::job::Checks;
 use local_pv_provisioner::clean::worker::Cleaners;
@@ -10,9 +10,11 @@ use local_pv_provisioner::model::cleaning::{
 };
 use local_pv_provisioner::model::device::{Content, Evidence, Identity, InUse, Place};
 use local_pv_provisioner::observe::content::{read_content, read_content_of};
+use local_pv_provisioner::observe::evidence::verify;
+use local_pv_provisioner::observe::surroundings::Host;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -28,27 +30,12 @@ fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned()
 }
 
-fn place(path: &Path) -> Option<Place> {
-    let meta = fs::metadata(path).ok()?;
-    let (major, minor) = (nix::sys::stat::major(meta.rdev()) as u32, nix::sys::stat::minor(meta.rdev()) as u32);
-    let block = meta.rdev() != 0;
-    Some(if block { Place::Block { major, minor } } else { Place::File { dev: meta.dev(), ino: meta.ino() } })
-}
-
-/// What `observe::probe::verify` does, as far as these tests need it: the boot, a fresh look at the path, loops on it.
-fn verify(evidence: &Evidence, path: &Path, file: &BlockFile) -> Result<(), CleanResult> {
-    if evidence.boot_id != boot_id() || place(path) != Some(evidence.place) || place(path) != Some(file.place()) {
-        return Err(CleanResult::Stale { why: "the path leads elsewhere".to_owned() });
-    }
-    let device = fs::canonicalize(path).unwrap();
-    let list = run("losetup", &["-l", "-n", "-O", "NAME,BACK-FILE"]);
-    match list.lines().find(|line| line.split_whitespace().nth(1) == device.to_str()) {
-        Some(line) => {
-            let name = line.split_whitespace().next().unwrap_or_default().to_owned();
-            Err(CleanResult::InUse { why: InUse::Loop { name } })
-        }
-        None => Ok(()),
-    }
+/// What the daemon hands to its cleaners.
+fn checks() -> Checks {
+    let verify = |evidence: &Evidence, path: &Path, file: &BlockFile| {
+        verify(&Host::default(), true, evidence, path, file).map_err(CleanResult::from)
+    };
+    Checks { verify: Arc::new(verify), content: Arc::new(read_content_of) }
 }
 
 fn evidence(path: &Path) -> Evidence {
@@ -70,7 +57,7 @@ struct Bench {
 
 impl Bench {
     fn new(workers: usize) -> Bench {
-        Bench::with(workers, Checks { verify: Arc::new(verify), content: Arc::new(read_content_of) })
+        Bench::with(workers, checks())
     }
 
     fn with(workers: usize, checks: Checks) -> Bench {
@@ -359,8 +346,18 @@ fn a_device_that_was_mounted_or_swapped_on_meanwhile_is_in_use() {
     let disk = Loop::new(64 * MIB);
     run("mkfs.ext4", &["-q", disk.text()]);
     let seen = evidence(&disk.path);
+    /// Whatever happens, nothing stays mounted or swapped on.
+    struct Undo<'a>(&'a Path, &'a Loop);
+    impl Drop for Undo<'_> {
+        fn drop(&mut self) {
+            let _ = try_run("umount", &[self.0.to_str().unwrap()]);
+            let _ = try_run("swapoff", &[self.1.text()]);
+            let _ = fs::remove_dir(self.0);
+        }
+    }
     let at = fresh_path("mnt");
     fs::create_dir(&at).unwrap();
+    let _undo = Undo(&at, &disk);
     let bench = Bench::new(1);
     for option in ["rw", "ro"] {
         run("mount", &["-o", option, disk.text(), at.to_str().unwrap()]);
@@ -376,7 +373,6 @@ fn a_device_that_was_mounted_or_swapped_on_meanwhile_is_in_use() {
     let result = bench.ended();
     run("swapoff", &[disk.text()]);
     assert_eq!(result, CleanResult::InUse { why: InUse::Exclusive });
-    fs::remove_dir(&at).unwrap();
 }
 
 #[test]
@@ -460,9 +456,6 @@ fn data_that_appears_on_a_blank_device_is_kept() {
 
 #[test]
 fn a_regular_file_that_was_replaced_is_not_written() {
-    if !is_root("losetup, for the check of loops") {
-        return;
-    }
     let bench = Bench::new(1);
     for when_armed in [false, true] {
         let (file, other) = (Sparse::new(8 * MIB), Sparse::new(8 * MIB));
@@ -674,21 +667,20 @@ fn two_pools_never_hold_one_device_and_the_end_lets_go_of_it() {
 fn measure_quick_cleaning() {
     let Ok(count) = std::env::var("LPP_MEASURE") else { return };
     let count: usize = count.parse().unwrap();
-    let trusting = || Checks { verify: Arc::new(|_, _, _| Ok(())), content: Arc::new(read_content_of) };
     for workers in [1, 2, 4, 8] {
         let files: Vec<Sparse> = (0..count).map(|_| Sparse::new(GIB)).collect();
         let paths: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
-        measure(&format!("{count} sparse files, {workers} workers"), &paths, workers, trusting());
+        measure(&format!("{count} sparse files, {workers} workers"), &paths, workers);
         drop(files);
         if nix::unistd::geteuid().is_root() {
             let loops: Vec<Loop> = (0..count).map(|_| Loop::new(GIB)).collect();
             let paths: Vec<PathBuf> = loops.iter().map(|disk| disk.path.clone()).collect();
-            measure(&format!("{count} loop devices, {workers} workers"), &paths, workers, trusting());
+            measure(&format!("{count} loop devices, {workers} workers"), &paths, workers);
         }
     }
 }
 
-fn measure(what: &str, paths: &[PathBuf], workers: usize, checks: Checks) {
+fn measure(what: &str, paths: &[PathBuf], workers: usize) {
     // The first look at a sparse file behind a loop device fills the page cache, so it is told apart.
     let [first, again] = [(); 2].map(|()| {
         let start = Instant::now();
@@ -699,7 +691,7 @@ fn measure(what: &str, paths: &[PathBuf], workers: usize, checks: Checks) {
         });
         start.elapsed()
     });
-    let bench = Bench::with(workers, checks);
+    let bench = Bench::new(workers);
     let start = Instant::now();
     for path in paths {
         bench.start(path, evidence(path), Permission::Blank, Cleaning::Quick);
@@ -719,4 +711,21 @@ fn measure(what: &str, paths: &[PathBuf], workers: usize, checks: Checks) {
     fs::File::open("/proc/self/status").unwrap().read_to_string(&mut status).unwrap();
     let rss = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default().to_owned();
     println!("{what}: first look {first:?}, second {again:?}, cleaned {:?}, {rss}", start.elapsed());
+}
+
+/// A measurement, not a test: what one check of the evidence costs beside so many loop devices.
+#[test]
+fn measure_verify() {
+    let Ok(count) = std::env::var("LPP_MEASURE") else { return };
+    if !is_root("loop devices") {
+        return;
+    }
+    let loops: Vec<Loop> = (0..count.parse().unwrap()).map(|_| Loop::new(GIB)).collect();
+    let file = BlockFile::open_exclusive(&loops[0].path).unwrap();
+    let evidence = evidence(&loops[0].path);
+    let start = Instant::now();
+    for _ in 0..200 {
+        verify(&Host::default(), true, &evidence, &loops[0].path, &file).unwrap();
+    }
+    println!("verify, {} loops: {:?} each", loops.len(), start.elapsed() / 200);
 }

@@ -1,5 +1,6 @@
 //! Sparse files and loop devices for tests, gone with the value; and what to say when a test cannot run here.
 
+use nix::fcntl::{Flock, FlockArg};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -106,8 +107,12 @@ impl Drop for Loop {
     }
 }
 
-/// `losetup -f --show`; the caller detaches.
+/// `losetup -f --show`; the caller detaches. One at a time on the machine: two that found the same free number claim
+/// it exclusively one after the other (`bd_prepare_to_claim` in `loop_configure`), the second while the first one's
+/// test already works with the device and would see EBUSY.
 pub fn attach(backing: &Path, args: &[&str]) -> PathBuf {
+    let lock = File::options().write(true).create(true).truncate(false).open("/tmp/.losetup-of-tests").unwrap();
+    let _lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap();
     let mut all = vec!["-f", "--show"];
     all.extend(args);
     all.push(backing.to_str().unwrap());

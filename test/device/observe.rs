@@ -436,7 +436,7 @@ fn scan(prober: Prober) -> Scan {
 fn request(dir: &Path, untouched: &[&Path]) -> ScanRequest {
     ScanRequest {
         generation: 1,
-        selection: Some(Selection { device_dir: dir.to_owned(), filter: regex::Regex::new(".").unwrap() }),
+        selection: Some(Selection { device_dir: dir.to_owned(), filter: regex_lite::Regex::new(".").unwrap() }),
         extra: untouched.iter().map(|path| path.to_path_buf()).collect(),
         untouched: untouched.iter().map(|path| path.to_path_buf()).collect(),
     }

@@ -17,8 +17,11 @@ use self::resolve::FixedHost;
 use super::answer::{self, Answer};
 use super::config::Config;
 use super::error::ApiError;
-use super::request::{Request, Resource, Verb};
+use super::objects::{List, Object};
+use super::request::{Request, Resource, Target, Verb};
+use super::watch::PAGE_LIMIT;
 use serde::de::DeserializeOwned;
+use std::cell::Cell;
 use std::fmt;
 use std::io::Read;
 use std::sync::Arc;
@@ -201,9 +204,10 @@ impl Client {
 
     /// One request and its answer.
     pub fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, ApiError> {
-        self.authorized(request, |authorization| {
+        self.authorized(request, |authorization, seen| {
             let (parts, body) = self.send(request, authorization)?;
             let code = parts.status.as_u16();
+            seen.set(code);
             let limit = if (200..300).contains(&code) { BODY_MAX } else { ERROR_BODY_MAX };
             let bytes = match read_body(body, limit) {
                 Ok(Some(bytes)) => bytes,
@@ -216,11 +220,32 @@ impl Client {
         })
     }
 
+    /// LISTs all of `target`, page by page, and hands each object over as it comes: what is not kept costs no memory.
+    /// After an error (410: the pages took too long) everything has to be listed again from the start.
+    pub fn list<T: Object>(&self, target: &Target<T>, mut each: impl FnMut(T)) -> Result<(), ApiError> {
+        let mut token = None;
+        loop {
+            let request = target.list(PAGE_LIMIT, token.as_deref());
+            let page: List<T> = self.call(&request)?;
+            page.items.into_iter().for_each(&mut each);
+            let next = Some(page.metadata.continue_token).filter(|t| !t.is_empty());
+            if next.is_none() {
+                return Ok(());
+            }
+            if next == token {
+                let what = "the list's continue token leads to itself".to_owned();
+                return Err(ApiError::BadAnswer { request: request.to_string(), code: 200, what, retry_after: None });
+            }
+            token = next;
+        }
+    }
+
     /// Begins a WATCH. The stream ends by itself after the time that `request` asks for.
     pub fn watch(&self, request: &Request) -> Result<WatchStream, ApiError> {
-        self.authorized(request, |authorization| {
+        self.authorized(request, |authorization, seen| {
             let (parts, body) = self.send(request, authorization)?;
             let code = parts.status.as_u16();
+            seen.set(code);
             if code == 200 {
                 answer::check_stream(request, describe(code, &parts.headers, b""))?;
                 return Ok(WatchStream::new(self.clone(), request, body));
@@ -238,15 +263,15 @@ impl Client {
     fn authorized<T>(
         &self,
         request: &Request,
-        attempt: impl Fn(Option<&auth::Header>) -> Result<T, ApiError>,
+        attempt: impl Fn(Option<&auth::Header>, &Cell<u16>) -> Result<T, ApiError>,
     ) -> Result<T, ApiError> {
         let unsendable = |what| ApiError::Unsendable { request: request.to_string(), what };
         let header = self.shared.credentials.current(Instant::now()).map_err(unsendable)?;
-        let result = self.observed(request, || attempt(header.as_ref()));
+        let result = self.observed(request, |seen| attempt(header.as_ref(), seen));
         match (&result, header) {
             (Err(error), Some(used)) if error.code() == Some(401) => {
                 match self.shared.credentials.renewed(&used, Instant::now()) {
-                    Some(renewed) => self.observed(request, || attempt(Some(&renewed))),
+                    Some(renewed) => self.observed(request, |seen| attempt(Some(&renewed), seen)),
                     None => result,
                 }
             }
@@ -254,21 +279,22 @@ impl Client {
         }
     }
 
-    fn observed<T>(&self, request: &Request, run: impl FnOnce() -> Result<T, ApiError>) -> Result<T, ApiError> {
-        let start = Instant::now();
-        let result = run();
+    /// Runs one attempt, which notes the HTTP code that it saw, and reports it.
+    fn observed<T>(
+        &self,
+        request: &Request,
+        run: impl FnOnce(&Cell<u16>) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let (start, seen) = (Instant::now(), Cell::new(0));
+        let result = run(&seen);
         let code = match &result {
-            Ok(_) => match request.verb {
-                Verb::Create => Some(Code::Http(201)),
-                _ => Some(Code::Http(200)),
-            },
-            Err(ApiError::Status { status, .. }) => Some(Code::Http(status.code)),
-            Err(ApiError::BadAnswer { code, .. }) if *code >= 300 => Some(Code::Http(*code)),
-            Err(ApiError::BadAnswer { .. } | ApiError::TooLarge { .. }) => Some(Code::BadAnswer),
-            Err(ApiError::TimedOut { .. }) => Some(Code::Timeout),
-            Err(ApiError::Connection { .. }) => Some(Code::Connection),
             // Not a request's end: it was never made, or was cut because the process ends.
             Err(ApiError::Unsendable { .. } | ApiError::ShutDown { .. }) => None,
+            Err(ApiError::TimedOut { .. }) => Some(Code::Timeout),
+            Err(ApiError::Connection { .. }) => Some(Code::Connection),
+            // A code that says success, but the answer is of no use.
+            Err(ApiError::BadAnswer { .. } | ApiError::TooLarge { .. }) if seen.get() < 300 => Some(Code::BadAnswer),
+            _ => Some(Code::Http(seen.get())),
         };
         if let Some(code) = code {
             let seconds = start.elapsed().as_secs_f64();

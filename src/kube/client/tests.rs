@@ -553,6 +553,17 @@ fn a_list_is_read_page_by_page() {
     let second: List<Node> = client.call(&target.list(1, Some(&first.metadata.continue_token))).unwrap();
     assert_eq!(second.metadata.continue_token, "");
     assert!(server.requests()[1].target.ends_with("continue=a%25b"));
+    let mut names = Vec::new();
+    client.list(&target, |node| names.push(node.metadata.name)).unwrap();
+    assert_eq!(names, ["n", "n"]);
+}
+
+#[test]
+fn a_list_that_leads_to_itself_ends() {
+    let body = r#"{"kind":"NodeList","metadata":{"resourceVersion":"5","continue":"x"},"items":[]}"#;
+    let server = Scripted::start(move |_, wire| json(wire, 200, "", body));
+    assert!(matches!(client(&server).list(&Target::node("n"), |_| {}), Err(ApiError::BadAnswer { .. })));
+    assert_eq!(server.requests().len(), 2);
 }
 
 #[test]

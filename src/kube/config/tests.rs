@@ -280,3 +280,29 @@ fn in_a_pod_the_service_account_is_used() {
     folder.write("token", "\n");
     assert!(at("10.96.0.1", "443").unwrap_err().to_string().contains("is empty"));
 }
+
+#[test]
+fn damaged_kubeconfigs_are_survived() {
+    let whole = kubeconfig("server: 'http://127.0.0.1:8080', insecure-skip-tls-verify: true", "token: abc");
+    let folder = Folder::new();
+    let mut state = 7u64;
+    let mut draw = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    for _ in 0..1500 {
+        let mut bytes = whole.clone().into_bytes();
+        for _ in 0..=draw(4) {
+            let at = draw(bytes.len());
+            match draw(3) {
+                0 => bytes[at] = draw(256) as u8,
+                1 => bytes.truncate(at + 1),
+                _ => bytes.insert(at, b"{}[]:,-&*!|>'\"\n\t #%"[draw(19)]),
+            }
+        }
+        std::fs::write(folder.path("config"), &bytes).unwrap();
+        if let Err(error) = load(&folder, "config") {
+            assert!(!format!("{error} {error:?}").contains("abc"));
+        }
+    }
+}

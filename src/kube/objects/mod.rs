@@ -93,6 +93,7 @@ pub struct PersistentVolumeSpec {
     pub capacity: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_mode: Option<String>,
+    #[serde(deserialize_with = "null_is_default")]
     pub access_modes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub persistent_volume_reclaim_policy: Option<String>,
@@ -133,6 +134,7 @@ pub struct VolumeNodeAffinity {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeSelector {
+    #[serde(deserialize_with = "null_is_default")]
     pub node_selector_terms: Vec<NodeSelectorTerm>,
 }
 
@@ -196,4 +198,28 @@ where
     T: Default + Deserialize<'de>,
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As kube-apiserver 1.36 wrote it in a watch, with fields that are not ours and nulls where Go writes them.
+    #[test]
+    fn a_persistent_volume_of_a_real_api_server_is_read() {
+        let pv: PersistentVolume = serde_json::from_str(
+            r#"{"kind":"PersistentVolume","apiVersion":"v1","metadata":{"name":"p-1","uid":"29b7","resourceVersion":"252",
+            "creationTimestamp":"2026-11-21T01:33:32Z","labels":null,"annotations":{"a":"b"},"finalizers":["kubernetes.io/pv-protection"],
+            "managedFields":[{"manager":"real","operation":"Update","fieldsV1":{"f:spec":{}}}]},
+            "spec":{"capacity":{"storage":"1Gi"},"local":{"path":"/dev/x"},"accessModes":null,
+            "persistentVolumeReclaimPolicy":"Retain","storageClassName":"local-storage","volumeMode":"Filesystem",
+            "nodeAffinity":{"required":{"nodeSelectorTerms":[{"matchExpressions":[{"key":"kubernetes.io/hostname","operator":"In","values":["node-1"]}]}]}}},
+            "status":{"phase":"Available","lastPhaseTransitionTime":"2026-11-21T01:33:32Z"}}"#,
+        )
+        .unwrap();
+        assert_eq!((pv.metadata.resource_version.as_str(), pv.status.phase), ("252", Phase::Available));
+        assert!(pv.metadata.labels.is_empty() && pv.spec.access_modes.is_empty());
+        let phase: PersistentVolumeStatus = serde_json::from_str(r#"{"phase":"Vanishing"}"#).unwrap();
+        assert_eq!(phase.phase, Phase::Other, "a word that we do not know is never a reason to write");
+    }
 }

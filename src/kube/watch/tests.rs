@@ -267,6 +267,38 @@ fn before_the_first_list_every_failure_is_told() {
 }
 
 #[test]
+fn pages_that_lead_to_themselves_are_not_collected_for_ever() {
+    let mut m = machine();
+    assert_eq!(m.page(T0, page(9, vec![], "next")), None);
+    assert!(matches!(m.page(T0, page(9, vec![], "next")), Some(WatchUpdate::Unsynced { .. })));
+    assert!(matches!(after(&mut m, T0), Step::List { continue_token: None, .. }));
+}
+
+#[test]
+fn damaged_lines_are_survived_whatever_they_are() {
+    let whole = event("MODIFIED", &object("a", 6, "y"));
+    let mut rng = Jitter::new(3);
+    let mut draw = |below: usize| rng.between(T0, Duration::from_micros(below as u64)).as_micros() as usize % below;
+    for _ in 0..5000 {
+        let mut line = whole.clone().into_bytes();
+        for _ in 0..=draw(3) {
+            let at = draw(line.len());
+            match draw(3) {
+                0 => line[at] = draw(256) as u8,
+                1 => line.truncate(at + 1),
+                _ => line.insert(at, b"{}[]\",:0\\"[draw(9)]),
+            }
+        }
+        let mut m = watching();
+        match m.line(T0, &line) {
+            Line::Go(Some(WatchUpdate::Applied(o))) => assert!(!o.metadata.name.is_empty()),
+            Line::Go(_) => {}
+            Line::Stop(_) => assert!(matches!(m.step(T0), Step::WaitUntil(_))),
+        }
+    }
+}
+
+#[test]
 fn a_mute_stream_is_not_believed_but_one_with_bookmarks_is() {
     for idle in [true, false] {
         let mut m = watching();

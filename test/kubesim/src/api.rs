@@ -9,14 +9,12 @@ use crate::hub::Hub;
 use crate::list::{self, Selection};
 use crate::object::{self, Object, strings};
 use crate::registry::{self, Options, PatchType, Target};
-use crate::resources::{Id, RESOURCES, group_versions};
+use crate::resources::{Id, RESOURCES, Resource, group_versions};
 use crate::route::RequestInfo;
-use crate::status::{ApiError, FieldError};
+use crate::status::{ApiError, FieldError, quote};
 use crate::table::Include;
 use crate::watch::{self, Watch};
-use crate::{discovery, rbac, table};
-
-const PATCH_TYPES: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+use crate::{discovery, rbac, schema, table};
 
 /// What the connection has to send.
 #[derive(Debug)]
@@ -43,8 +41,15 @@ pub fn plain(status: u16, text: &str) -> Response {
     }
 }
 
-fn no_such_page() -> Response {
-    plain(404, "404 page not found")
+/// Below a group that is served the router answers with a `Status`, elsewhere there is only a page.
+fn no_such_path(path: &str) -> Response {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let served = match parts.as_slice() {
+        ["api", ..] => true,
+        ["apis", group, ..] => group_versions().iter().any(|(g, _)| g == group),
+        _ => false,
+    };
+    if served { failure(&ApiError::no_such_path()) } else { plain(404, "404 page not found") }
 }
 
 /// Answers a request.
@@ -67,10 +72,10 @@ fn serve(hub: &Hub, request: &Request, info: &RequestInfo) -> Result<Answer, Api
     }
     if info.resource.is_empty() {
         let known = discovery::answer(&request.method, &request.path, request.header("accept"));
-        return Ok(Answer::Full(known.unwrap_or_else(no_such_page)));
+        return Ok(Answer::Full(known.unwrap_or_else(|| no_such_path(&request.path))));
     }
     if !group_versions().contains(&(info.group.as_str(), info.version.as_str())) {
-        return Ok(Answer::Full(no_such_page()));
+        return Ok(Answer::Full(no_such_path(&request.path)));
     }
     let id = info.id.filter(|_| info.scope_fits()).ok_or_else(ApiError::no_such_path)?;
     let row = &RESOURCES[id];
@@ -96,16 +101,18 @@ fn serve(hub: &Hub, request: &Request, info: &RequestInfo) -> Result<Answer, Api
         // Over all namespaces there is only reading.
         "create" | "deletecollection" if row.namespaced && namespace.is_empty() => Err(ApiError::method_not_allowed()),
         "create" if !info.named => {
-            let body = json_body(request)?;
+            let body = json_body(request, row)?;
             let options = write_options(request, "CreateOptions")?;
+            let warnings = warnings(request, id, &body);
             let created = hub.write(|s| registry::create(s, &target, body, options))?;
-            Ok(one(request, 201, &created))
+            Ok(warned(one(request, 201, &created), warnings))
         }
         "update" if info.named => {
-            let body = json_body(request)?;
+            let body = json_body(request, row)?;
             let options = write_options(request, "UpdateOptions")?;
+            let warnings = warnings(request, id, &body);
             let (object, created) = hub.write(|s| registry::update(s, &target, body, options))?;
-            Ok(one(request, if created { 201 } else { 200 }, &object))
+            Ok(warned(one(request, if created { 201 } else { 200 }, &object), warnings))
         }
         "patch" if info.named => patch(hub, request, &target),
         "delete" => {
@@ -136,6 +143,24 @@ fn deleted(request: &Request, outcome: Deleted) -> Answer {
         Deleted::Object(o) => one(request, 200, &o),
         Deleted::Status(v) => Answer::Full(Response::json(200, v.to_string())),
     }
+}
+
+/// Unknown fields are dropped, but not in silence, unless that was asked for.
+fn warnings(request: &Request, id: Id, body: &Value) -> Vec<String> {
+    if !matches!(request.param("fieldValidation"), "" | "Warn") {
+        return Vec::new();
+    }
+    schema::unknown_fields(id, body)
+        .iter()
+        .map(|f| format!("299 - {}", quote(&format!("unknown field {}", quote(f)))))
+        .collect()
+}
+
+fn warned(mut answer: Answer, warnings: Vec<String>) -> Answer {
+    if let Answer::Full(response) = &mut answer {
+        response.headers.extend(warnings.into_iter().map(|w| ("Warning", w)));
+    }
+    answer
 }
 
 /// Waits a little for a revision that is still to come.
@@ -175,18 +200,32 @@ fn media_type(request: &Request) -> &str {
     request.header("content-type").split(';').next().unwrap_or("").trim()
 }
 
-fn json_body(request: &Request) -> Result<Value, ApiError> {
+fn json_body(request: &Request, row: &Resource) -> Result<Value, ApiError> {
     if !matches!(media_type(request), "" | "application/json") {
         return Err(ApiError::unsupported_media_type(
             "application/json, application/yaml, application/vnd.kubernetes.protobuf",
         ));
     }
-    parse(&request.body)
+    parse(&request.body).map_err(|e| {
+        let shown = if request.body.is_empty() {
+            "<empty>".to_owned()
+        } else {
+            String::from_utf8_lossy(&request.body).into_owned()
+        };
+        ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): {e} ({shown})",
+            row.kind
+        ))
+    })
 }
 
-fn parse(body: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(body)
-        .map_err(|e| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {e}")))
+/// In the words of Go's decoder where that is easy: a body that ends too early.
+fn json_error(error: &serde_json::Error) -> String {
+    if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() }
+}
+
+fn parse(body: &[u8]) -> Result<Value, String> {
+    serde_json::from_slice(body).map_err(|e| format!("couldn't get version/kind; json parse error: {}", json_error(&e)))
 }
 
 fn write_options(request: &Request, kind: &str) -> Result<Options, ApiError> {
@@ -210,11 +249,26 @@ fn patch(hub: &Hub, request: &Request, target: &Target) -> Result<Answer, ApiErr
         "application/merge-patch+json" => PatchType::Merge,
         "application/json-patch+json" => PatchType::Json,
         "application/strategic-merge-patch+json" => PatchType::Strategic,
-        _ => return Err(ApiError::unsupported_media_type(PATCH_TYPES)),
+        // Refused by the router, before the handler that knows what it would accept.
+        _ => {
+            let refused = ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+            return Err(refused.with_details(json!({})));
+        }
     };
     let options = write_options(request, "PatchOptions")?;
-    let patch = serde_json::from_slice(&request.body)
-        .map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?;
+    let patch: Value = serde_json::from_slice(&request.body)
+        .map_err(|e| ApiError::bad_request(format!("error decoding patch: {}", json_error(&e))))?;
+    if kind != PatchType::Json && !patch.is_object() {
+        let given = match &patch {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Null => return Err(ApiError::bad_request("Invalid JSON Patch")),
+            _ => "number",
+        };
+        return Err(ApiError::bad_request(format!(
+            "error decoding patch: json: cannot unmarshal {given} into Go value of type map[string]interface {{}}"
+        )));
+    }
     let patched = hub.write(|s| registry::patch(s, target, kind, &patch, options))?;
     Ok(one(request, 200, &patched))
 }
@@ -222,7 +276,16 @@ fn patch(hub: &Hub, request: &Request, target: &Target) -> Result<Answer, ApiErr
 /// DeleteOptions from the body, or from the query when there is no body.
 fn delete_options(request: &Request) -> Result<Value, ApiError> {
     if !request.body.is_empty() {
-        return parse(&request.body);
+        let options = parse(&request.body).map_err(ApiError::bad_request)?;
+        let (version, kind) = (object::text(&options, "/apiVersion"), object::text(&options, "/kind"));
+        if !matches!(kind, "" | "DeleteOptions") {
+            return Err(ApiError::bad_request(format!(
+                "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
+                quote(kind),
+                quote(version)
+            )));
+        }
+        return Ok(options);
     }
     let mut options = json!({});
     for (key, value) in &request.query {

@@ -7,13 +7,27 @@ use crate::clock;
 use crate::object::{child_mut, metadata_mut, text};
 use crate::quantity::Quantity;
 use crate::resources::{
-    Id, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, RESOURCES, STORAGE_CLASSES,
+    CONFIG_MAPS, EVENTS, Id, JOBS, NAMESPACES, NODES, PERSISTENT_VOLUME_CLAIMS, PERSISTENT_VOLUMES, PODS, RESOURCES,
+    STORAGE_CLASSES,
 };
 use crate::status::ApiError;
 use crate::store::Store;
 
 pub const PV_PROTECTION: &str = "kubernetes.io/pv-protection";
 pub const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
+
+const NODE_INFO: &[&str] = &[
+    "machineID",
+    "systemUUID",
+    "bootID",
+    "kernelVersion",
+    "osImage",
+    "containerRuntimeVersion",
+    "kubeletVersion",
+    "kubeProxyVersion",
+    "operatingSystem",
+    "architecture",
+];
 
 fn set_default(map: &mut Map<String, Value>, key: &str, value: Value) {
     let slot = map.entry(key.to_owned()).or_insert(Value::Null);
@@ -86,6 +100,43 @@ pub fn normalise(resource: Id, body: &mut Value) -> Result<(), ApiError> {
                 set_default(map, "volumeBindingMode", json!("Immediate"));
             }
         }
+        CONFIG_MAPS => {
+            for bag in ["data", "binaryData"] {
+                if body.get(bag).and_then(Value::as_object).is_some_and(Map::is_empty)
+                    && let Some(map) = body.as_object_mut()
+                {
+                    map.remove(bag);
+                }
+            }
+        }
+        // Fields without `omitempty` are there even when nobody set them.
+        EVENTS => {
+            if let Some(map) = body.as_object_mut() {
+                for time in ["firstTimestamp", "lastTimestamp", "eventTime"] {
+                    map.entry(time).or_insert(Value::Null);
+                }
+                for name in ["reportingComponent", "reportingInstance"] {
+                    map.entry(name).or_insert_with(|| json!(""));
+                }
+                for part in ["involvedObject", "source"] {
+                    map.entry(part).or_insert_with(|| json!({}));
+                }
+            }
+        }
+        NODES => {
+            child_mut(body, "spec");
+            let status = child_mut(body, "status");
+            set_default(status, "daemonEndpoints", json!({ "kubeletEndpoint": { "Port": 0 } }));
+            if let Some(capacity) = status.get("capacity").cloned() {
+                set_default(status, "allocatable", capacity);
+            }
+            let info = status.entry("nodeInfo").or_insert_with(|| json!({}));
+            for field in NODE_INFO {
+                if info.get(field).is_none() {
+                    info[*field] = json!("");
+                }
+            }
+        }
         PODS => {
             let spec = child_mut(body, "spec");
             set_default(spec, "restartPolicy", json!("Always"));
@@ -152,8 +203,16 @@ pub fn prepare_update(resource: Id, status_only: bool, body: &mut Value, old: &V
             }
         }
     }
-    if status_only && resource == PERSISTENT_VOLUMES && text(body, "/status/phase") != text(old, "/status/phase") {
-        child_mut(body, "status").insert("lastPhaseTransitionTime".to_owned(), json!(clock::now()));
+    if status_only && resource == PERSISTENT_VOLUMES {
+        let field = "lastPhaseTransitionTime";
+        let moved = text(body, "/status/phase") != text(old, "/status/phase");
+        let (given, before) = (body["status"].get(field).cloned(), old["status"].get(field).cloned());
+        // A client may set the time itself; what it leaves alone follows the phase.
+        if moved && (given.is_none() || given == before) {
+            child_mut(body, "status").insert(field.to_owned(), json!(clock::now()));
+        } else if let (None, Some(time)) = (given, before) {
+            child_mut(body, "status").insert(field.to_owned(), time);
+        }
     }
     let counts = matches!(resource, PODS | JOBS) && !status_only && body.get("spec") != old.get("spec");
     let generation = old.pointer("/metadata/generation").and_then(Value::as_i64);

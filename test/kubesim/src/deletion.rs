@@ -11,6 +11,9 @@ use crate::resources::{CORE_NAMESPACES, Id, NAMESPACES, PODS, Resource};
 use crate::status::{ApiError, FieldError};
 use crate::store::Store;
 
+/// Seconds a pod gets when nobody says how many.
+const DEFAULT_GRACE: i64 = 30;
+
 /// What came of a delete.
 #[derive(Debug)]
 pub enum Deleted {
@@ -30,13 +33,16 @@ pub fn delete(store: &mut Store, target: &Target, delete_options: &Value) -> Res
     }
     preconditions(row, &old, delete_options)?;
     let mut body = old.body();
-    if let Some(answer) = grace(target.resource, &mut body, delete_options)? {
-        let gone = Object::new(target.resource, body.clone(), old.rv);
-        return Ok(Deleted::Object(match answer {
-            Grace::Pending => old,
-            Grace::Started if dry_run => Arc::new(gone),
-            Grace::Started => store.put(target.resource, body),
-        }));
+    match grace(target.resource, &mut body, delete_options) {
+        Some(Grace::Pending) => return Ok(Deleted::Object(old)),
+        Some(Grace::Started) if dry_run => {
+            return Ok(Deleted::Object(Arc::new(Object::new(target.resource, body, old.rv))));
+        }
+        Some(Grace::Started) => return Ok(Deleted::Object(store.put(target.resource, body))),
+        Some(Grace::Over) if !dry_run && finalizers(&body).is_empty() => {
+            store.put(target.resource, body.clone());
+        }
+        Some(Grace::Over) | None => {}
     }
     propagate(&mut body, delete_options);
     if !finalizers(&body).is_empty() {
@@ -108,38 +114,40 @@ fn preconditions(row: &Resource, old: &Object, options: &Value) -> Result<(), Ap
 }
 
 enum Grace {
+    /// Marked, and waiting for the kubelet.
     Started,
+    /// Marked with no time left: gone in the same breath, by a write of its own.
+    Over,
     /// Already on its way; only a shorter period would change something.
     Pending,
 }
 
 /// Pods die gracefully: bound to a node and not finished, they wait for the kubelet.
-fn grace(resource: Id, body: &mut Value, options: &Value) -> Result<Option<Grace>, ApiError> {
+fn grace(resource: Id, body: &mut Value, options: &Value) -> Option<Grace> {
     if resource != PODS {
-        return Ok(None);
+        return None;
     }
     let asked = options["gracePeriodSeconds"].as_i64().map(|s| if s < 0 { 1 } else { s });
-    if let Some(left) = body["metadata"]["deletionGracePeriodSeconds"].as_i64().filter(|left| *left > 0) {
-        match asked {
-            Some(0) => return Ok(None),
-            Some(seconds) if seconds < left => {
-                let meta = metadata_mut(body);
-                meta.insert("deletionTimestamp".to_owned(), json!(clock::after(seconds)));
-                meta.insert("deletionGracePeriodSeconds".to_owned(), json!(seconds));
-                return Ok(Some(Grace::Started));
-            }
-            _ => return Ok(Some(Grace::Pending)),
+    let left = body["metadata"]["deletionGracePeriodSeconds"].as_i64();
+    let seconds = match (left, asked) {
+        (Some(0), _) => return None,
+        (Some(left), Some(seconds)) if seconds < left => seconds,
+        (Some(_), _) => return Some(Grace::Pending),
+        (None, _) => {
+            let finished = matches!(text(body, "/status/phase"), "Succeeded" | "Failed");
+            let idle = finished || text(body, "/spec/nodeName").is_empty();
+            let wanted = asked.or_else(|| body["spec"]["terminationGracePeriodSeconds"].as_i64());
+            if idle { 0 } else { wanted.unwrap_or(DEFAULT_GRACE) }
         }
-    }
-    let finished = matches!(text(body, "/status/phase"), "Succeeded" | "Failed");
-    let seconds = asked.or_else(|| body["spec"]["terminationGracePeriodSeconds"].as_i64()).unwrap_or(30);
-    if finished || seconds == 0 || text(body, "/spec/nodeName").is_empty() {
-        return Ok(None);
-    }
+    };
+    let generation = body["metadata"]["generation"].as_i64().unwrap_or(0);
     let meta = metadata_mut(body);
     meta.insert("deletionTimestamp".to_owned(), json!(clock::after(seconds)));
     meta.insert("deletionGracePeriodSeconds".to_owned(), json!(seconds));
-    Ok(Some(Grace::Started))
+    if left.is_none() {
+        meta.insert("generation".to_owned(), json!(generation + 1));
+    }
+    Some(if seconds == 0 { Grace::Over } else { Grace::Started })
 }
 
 /// Turns the propagation policy into the finalizers that the garbage collector works on.

@@ -18,7 +18,7 @@ pub struct Request {
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
-    /// The body was longer than [`MAX_BODY`]; the rest was not read and the connection must close.
+    /// The body was longer than [`MAX_BODY`] and was thrown away; the connection closes.
     pub too_large: bool,
 }
 
@@ -166,7 +166,10 @@ pub fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Option<Requ
             text => text.parse::<usize>().map_err(|_| broken("Content-Length"))?,
         };
         request.too_large = length > MAX_BODY;
-        if !request.too_large {
+        if request.too_large {
+            // Read and forgotten, or the client is cut off while it still writes and never sees the answer.
+            io::copy(&mut reader.by_ref().take(length as u64), &mut io::sink())?;
+        } else {
             request.body = vec![0; length];
             reader.read_exact(&mut request.body)?;
         }

@@ -140,30 +140,41 @@ fn check_options(request: &Request) -> Result<(), ApiError> {
             ));
         }
     }
+    if request.has_param("sendInitialEvents") {
+        errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
+}
+
+/// A number of the query; 0 when it is absent or negative.
+pub fn number(request: &Request, name: &str) -> Result<usize, ApiError> {
+    let text = request.param(name);
+    if text.is_empty() {
+        return Ok(0);
+    }
+    match text.parse::<i64>() {
+        Ok(n) => Ok(usize::try_from(n).unwrap_or(0)),
+        Err(_) => Err(ApiError::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", quote(text)))),
+    }
 }
 
 /// A LIST as the query asks for it.
 pub fn list(store: &Store, selection: &Selection, request: &Request) -> Result<Page, ApiError> {
     check_options(request)?;
-    let limit = match request.param("limit") {
-        "" => 0,
-        text => text
-            .parse::<usize>()
-            .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {}: invalid syntax", quote(text))))?,
-    };
+    let limit = number(request, "limit")?;
+    number(request, "timeoutSeconds")?;
     let version = request.param("resourceVersion");
     let token = request.param("continue");
-    let wanted = parse_version(version)
-        .map_err(|e| ApiError::bad_request(format!("invalid resource version: {e}", e = e.message)))?;
     if !token.is_empty() {
-        if wanted != 0 {
+        let (rv, start) = decode_token(token)?;
+        if !matches!(version, "" | "0") {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let (rv, start) = decode_token(token)?;
         let rv = u64::try_from(rv).unwrap_or_else(|_| store.rv());
         return at(store, selection, rv, &start, limit, true);
     }
+    let wanted = parse_version(version)
+        .map_err(|e| ApiError::bad_request(format!("invalid resource version: {e}", e = e.message)))?;
     if wanted > store.rv() {
         return Err(ApiError::resource_version_too_large(wanted, store.rv(), Some(1)));
     }
@@ -317,7 +328,7 @@ mod tests {
         assert_eq!(count(&[("resourceVersion", "99999")]).unwrap_err().code, 504);
         assert_eq!(count(&[("resourceVersion", "x")]).unwrap_err().code, 400);
         assert_eq!(count(&[("resourceVersionMatch", "Exact")]).unwrap_err().code, 422);
-        assert_eq!(count(&[("resourceVersion", "1"), ("resourceVersionMatch", "Exact")]).unwrap_err().code, 410);
+        assert_eq!(count(&[("resourceVersion", "1"), ("resourceVersionMatch", "Exact")]), Ok(0));
         assert_eq!(count(&[("continue", "??")]).unwrap_err().code, 400);
     }
 }

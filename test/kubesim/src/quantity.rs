@@ -79,10 +79,6 @@ impl Quantity {
         self.nano > 0
     }
 
-    pub fn is_negative(&self) -> bool {
-        self.nano < 0
-    }
-
     /// Whole units, rounded up.
     pub fn value(&self) -> i128 {
         self.nano.div_euclid(NANO) + i128::from(self.nano.rem_euclid(NANO) != 0)

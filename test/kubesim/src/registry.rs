@@ -63,14 +63,31 @@ fn invalid(row: &Resource, name: &str, errors: &[FieldError]) -> ApiError {
 /// Checks `kind`, `apiVersion` and the types of the known fields; prunes the unknown ones.
 fn decode(row: &Resource, resource: Id, body: &mut Value, options: Options) -> Result<(), ApiError> {
     if !body.is_object() {
-        return Err(ApiError::bad_request("the object provided is unrecognized (must be of type Object)"));
+        return Err(ApiError::bad_request(format!(
+            "the object provided is unrecognized (must be of type {})",
+            row.kind
+        )));
     }
     let (version, kind) = (text(body, "/apiVersion"), text(body, "/kind"));
-    if (!kind.is_empty() && kind != row.kind) || (!version.is_empty() && version != row.api_version()) {
-        return Err(ApiError::bad_request(format!(
-            "the API version in the data ({version}) does not match the expected API version ({})",
-            row.api_version()
+    let wrong = |why: String| {
+        let (version, kind) =
+            (if version.is_empty() { row.version } else { version }, if kind.is_empty() { row.kind } else { kind });
+        ApiError::bad_request(format!(
+            "{kind} in version {} cannot be handled as a {}: {why}",
+            quote(version),
+            row.kind
+        ))
+    };
+    if !version.is_empty() && version != row.api_version() {
+        let kind = if kind.is_empty() { row.kind } else { kind };
+        return Err(wrong(format!(
+            "no kind {} is registered for version {} in scheme \"pkg/runtime/scheme.go:111\"",
+            quote(kind),
+            quote(version)
         )));
+    }
+    if !kind.is_empty() && kind != row.kind {
+        return Err(wrong(format!("converting (v1.{kind}) to (core.{}): unknown conversion", row.kind)));
     }
     schema::check(resource, body, options.strict)?;
     defaults::normalise(resource, body)
@@ -186,7 +203,7 @@ pub fn update(
             row,
             &target.name,
             &format!(
-                "StorageError: invalid object, Code: 4, Key: /{}/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                "StorageError: invalid object, Code: 4, Key: /registry/{}/{}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
                 row.plural,
                 target.key(),
                 old.uid
@@ -214,9 +231,14 @@ pub fn patch(
         PatchType::Strategic => patch::strategic(&mut body, patch),
         PatchType::Json => patch::json_patch(&mut body, patch)?,
     }
+    let patched = body.to_string();
     decode(row, target.resource, &mut body, options).map_err(|e| match e.code {
         // Through a patch, a document that cannot be decoded is Invalid instead of BadRequest.
-        400 => ApiError::invalid("", "", "", &[FieldError::invalid("patch", patch.to_string(), e.message)]),
+        400 => {
+            let why =
+                e.message.split_once(&format!(" cannot be handled as a {}: ", row.kind)).map_or("", |(_, why)| why);
+            ApiError::invalid("", "", "", &[FieldError::invalid("patch", patched, why)])
+        }
         _ => e,
     })?;
     fit_namespace(&mut body, &target.namespace)?;

@@ -180,9 +180,7 @@ fn fields(resource: Id) -> Option<&'static [(&'static str, Shape)]> {
     })
 }
 
-/// Refuses wrong types, drops unknown fields, or refuses them when `strict`.
-pub fn check(resource: Id, body: &mut Value, strict: bool) -> Result<(), ApiError> {
-    let row = &RESOURCES[resource];
+fn inspect(resource: Id, body: &mut Value) -> (Result<(), Mismatch>, Vec<String>) {
     let mut unknown = Vec::new();
     let result = match (fields(resource), body.as_object_mut()) {
         (Some(fields), Some(map)) => {
@@ -196,6 +194,18 @@ pub fn check(resource: Id, body: &mut Value, strict: bool) -> Result<(), ApiErro
             None => Ok(()),
         },
     };
+    (result, unknown)
+}
+
+/// The paths of the fields that would be dropped.
+pub fn unknown_fields(resource: Id, body: &Value) -> Vec<String> {
+    inspect(resource, &mut body.clone()).1
+}
+
+/// Refuses wrong types, drops unknown fields, or refuses them when `strict`.
+pub fn check(resource: Id, body: &mut Value, strict: bool) -> Result<(), ApiError> {
+    let row = &RESOURCES[resource];
+    let (result, unknown) = inspect(resource, body);
     if let Err((path, got, want)) = result {
         return Err(ApiError::bad_request(format!(
             "{} in version {} cannot be handled as a {}: json: cannot unmarshal {got} into Go struct field {}.{path} of type {want}",

@@ -210,7 +210,10 @@ impl ApiError {
             .iter()
             .map(|e| json!({ "reason": e.kind.reason(), "message": e.body(), "field": e.field }))
             .collect();
-        let mut d = json!({ "kind": kind, "causes": causes });
+        let mut d = json!({ "causes": causes });
+        if !kind.is_empty() {
+            d["kind"] = json!(kind);
+        }
         if !group.is_empty() {
             d["group"] = json!(group);
         }

@@ -13,8 +13,8 @@ use crate::resources::{Id, RESOURCES};
 /// Enough for a burst of 30,000 creations; about what a watch cache of a busy cluster holds.
 pub const DEFAULT_HISTORY: usize = 40_000;
 
-/// Revisions of a fresh store start here, so that a test can ask for an older one.
-const FIRST_REVISION: u64 = 100;
+/// The revision of an empty store, as in etcd. Everything since is remembered, until it is compacted.
+const FIRST_REVISION: u64 = 1;
 
 /// One change, as watches see it.
 #[derive(Debug, Clone)]
@@ -57,8 +57,8 @@ impl Default for Store {
             tables: vec![Table::new(); RESOURCES.len()],
             history: VecDeque::new(),
             history_limit: DEFAULT_HISTORY,
-            compacted: FIRST_REVISION,
-            trimmed: FIRST_REVISION,
+            compacted: 0,
+            trimmed: 0,
             epoch: 0,
         }
     }

@@ -64,6 +64,9 @@ fn check_options(request: &Request) -> Result<(), ApiError> {
             "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
         ));
     }
+    if !matches!(matching, "" | "NotOlderThan") {
+        errors.push(FieldError::not_supported(field, matching, &["NotOlderThan"]));
+    }
     if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &errors)) }
 }
 
@@ -71,9 +74,9 @@ fn check_options(request: &Request) -> Result<(), ApiError> {
 pub fn open(hub: &Hub, info: &RequestInfo, selection: Selection, request: &Request) -> Result<Watch, ApiError> {
     check_options(request)?;
     let wanted = list::parse_version(request.param("resourceVersion"))?;
-    let timeout = match request.param("timeoutSeconds").parse::<u64>() {
-        Ok(seconds) if seconds > 0 => seconds,
-        _ => DEFAULT_TIMEOUT + clock::random() % DEFAULT_TIMEOUT,
+    let timeout = match list::number(request, "timeoutSeconds")? as u64 {
+        0 => DEFAULT_TIMEOUT + clock::random() % DEFAULT_TIMEOUT,
+        seconds => seconds,
     };
     let store = hub.store();
     let streamed = request.flag("sendInitialEvents");

@@ -59,6 +59,13 @@ fn patch_status(store: &mut Store, target: &Target, status: Value) {
     patch(store, &Target { status: true, ..target.clone() }, &json!({ "status": status }));
 }
 
+/// The protection controllers put back what a client took away from a living object.
+fn add_finalizer(store: &mut Store, target: &Target, body: &Value, finalizer: &str) {
+    let mut list = finalizers(body);
+    list.push(finalizer.to_owned());
+    patch(store, target, &json!({ "metadata": { "finalizers": list } }));
+}
+
 impl Binder {
     /// Forgets everything and looks at all volumes and claims.
     pub fn reset(&mut self, store: &Store) {
@@ -150,6 +157,10 @@ impl Binder {
             && consumers(store, &claim).is_empty()
         {
             drop_finalizer(store, &claim, PVC_PROTECTION);
+            return None;
+        }
+        if !is_dying(&body) && !finalizers(&body).iter().any(|f| f == PVC_PROTECTION) {
+            add_finalizer(store, &claim_target(key), &body, PVC_PROTECTION);
             return None;
         }
         if !annotation(&body, BIND_COMPLETED).is_empty() {
@@ -286,7 +297,11 @@ fn check_bound(store: &mut Store, claim: &Object, body: &Value) {
     };
     if lost {
         if text(body, "/status/phase") != "Lost" {
-            patch_status(store, &claim_target(&claim.key()), json!({ "phase": "Lost" }));
+            patch_status(
+                store,
+                &claim_target(&claim.key()),
+                json!({ "phase": "Lost", "accessModes": null, "capacity": null }),
+            );
         }
         return;
     }
@@ -303,6 +318,10 @@ fn sync_volume(store: &mut Store, name: &str) {
     let phase = text(&body, "/status/phase");
     if is_dying(&body) && phase != "Bound" && finalizers(&body).iter().any(|f| f == PV_PROTECTION) {
         drop_finalizer(store, &volume, PV_PROTECTION);
+        return;
+    }
+    if !is_dying(&body) && !finalizers(&body).iter().any(|f| f == PV_PROTECTION) {
+        add_finalizer(store, &target, &body, PV_PROTECTION);
         return;
     }
     let reference = &body["spec"]["claimRef"];
@@ -338,14 +357,14 @@ fn release(store: &mut Store, target: &Target, body: &Value) {
         patch_status(store, target, json!({ "phase": "Released" }));
     }
     let external = !annotation(body, PROVISIONED_BY).is_empty();
-    let (verb, action) = match text(body, "/spec/persistentVolumeReclaimPolicy") {
-        "Delete" if !external => ("deleter", "deletable"),
-        "Recycle" => ("recycler", "recyclable"),
+    let verb = match text(body, "/spec/persistentVolumeReclaimPolicy") {
+        "Delete" if !external => "deleter",
+        "Recycle" => "recycler",
         _ => return,
     };
     if phase != "Failed" && !is_dying(body) {
         let message = format!(
-            "error getting {verb} volume plugin for volume {}: no {action} volume plugin matched",
+            "error getting {verb} volume plugin for volume {}: no volume plugin matched",
             crate::status::quote(&target.name)
         );
         patch_status(store, target, json!({ "phase": "Failed", "message": message }));

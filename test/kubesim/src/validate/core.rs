@@ -32,7 +32,7 @@ pub fn config_map(body: &Value) -> Vec<FieldError> {
         }
     }
     if size > CONFIG_MAP_LIMIT {
-        errors.push(FieldError::too_long("", CONFIG_MAP_LIMIT));
+        errors.push(FieldError::too_long("[]", CONFIG_MAP_LIMIT));
     }
     errors
 }

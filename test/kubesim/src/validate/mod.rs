@@ -16,8 +16,10 @@ const LABEL_KEY_MESSAGE: &str = "must consist of alphanumeric characters, '-', '
 const LABEL_VALUE_MESSAGE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const ANNOTATION_LIMIT: usize = 256 * 1024;
 
-fn too_many(max: usize) -> String {
-    format!("must be no more than {max} bytes")
+/// Whole names are measured in "characters", the parts of label keys and label values in "bytes": two packages of
+/// the real server that count the same.
+fn too_long(max: usize, unit: &str) -> String {
+    format!("must be no more than {max} {unit}")
 }
 
 fn is_dns_label(s: &str) -> bool {
@@ -36,9 +38,13 @@ fn is_label_text(s: &str) -> bool {
 
 /// Empty when `s` is a DNS-1123 subdomain.
 pub fn subdomain_errors(s: &str) -> Vec<String> {
+    subdomain_errors_in(s, "characters")
+}
+
+fn subdomain_errors_in(s: &str, unit: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if s.len() > 253 {
-        errors.push(too_many(253));
+        errors.push(too_long(253, unit));
     }
     if !s.split('.').all(is_dns_label) {
         errors.push(SUBDOMAIN_MESSAGE.to_owned());
@@ -50,7 +56,7 @@ pub fn subdomain_errors(s: &str) -> Vec<String> {
 fn dns_label_errors(s: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if s.len() > 63 {
-        errors.push(too_many(63));
+        errors.push(too_long(63, "characters"));
     }
     if !is_dns_label(s) {
         let dotted = s.split('.').all(is_dns_label);
@@ -69,7 +75,7 @@ pub fn label_key_errors(s: &str) -> Vec<String> {
             if prefix.is_empty() {
                 errors.push("prefix part must be non-empty".to_owned());
             } else {
-                errors.extend(subdomain_errors(prefix).iter().map(|e| format!("prefix part {e}")));
+                errors.extend(subdomain_errors_in(prefix, "bytes").iter().map(|e| format!("prefix part {e}")));
             }
             name
         }
@@ -83,7 +89,7 @@ pub fn label_key_errors(s: &str) -> Vec<String> {
     if name.is_empty() {
         errors.push("name part must be non-empty".to_owned());
     } else if name.len() > 63 {
-        errors.push(format!("name part {}", too_many(63)));
+        errors.push(format!("name part {}", too_long(63, "bytes")));
     }
     if !is_label_text(name) {
         errors.push(format!("name part {LABEL_KEY_MESSAGE}"));
@@ -95,7 +101,7 @@ pub fn label_key_errors(s: &str) -> Vec<String> {
 pub fn label_value_errors(s: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if s.len() > 63 {
-        errors.push(too_many(63));
+        errors.push(too_long(63, "bytes"));
     }
     if !s.is_empty() && !is_label_text(s) {
         errors.push(LABEL_VALUE_MESSAGE.to_owned());
@@ -121,9 +127,7 @@ fn name_rule(resource: Id) -> Option<fn(&str) -> Vec<String>> {
     }
 }
 
-type NameRule = fn(&str) -> Vec<String>;
-
-fn meta(body: &Value, namespaced: bool, rule: NameRule) -> Vec<FieldError> {
+fn meta(body: &Value, namespaced: bool, rule: fn(&str) -> Vec<String>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let generate = text(body, "/metadata/generateName");
     if !generate.is_empty() {
@@ -257,44 +261,68 @@ fn immutable(new: &Value, old: &Value, field: &str, at: &str) -> Vec<FieldError>
     if n == o { Vec::new() } else { vec![FieldError::invalid(field, n.clone(), "field is immutable")] }
 }
 
+/// Finalizers without a domain are the server's own.
+fn standard_finalizers(body: &Value) -> Vec<FieldError> {
+    let unknown = |f: &str| !f.contains('/') && !matches!(f, "kubernetes" | "orphan" | "foregroundDeletion");
+    let message = "name is neither a standard finalizer name nor is it fully qualified";
+    let list = crate::object::finalizers(body).into_iter().enumerate().filter(|(_, f)| unknown(f));
+    list.map(|(i, f)| FieldError::invalid(format!("metadata.finalizers[{i}]"), f, message)).collect()
+}
+
+/// What the strategies of `pkg/apis/core/validation` say about metadata.
+fn core_meta(resource: Id, body: &Value) -> Vec<FieldError> {
+    let Some(rule) = name_rule(resource) else { return Vec::new() };
+    let mut errors = meta(body, RESOURCES[resource].namespaced, rule);
+    errors.extend(standard_finalizers(body));
+    errors
+}
+
 /// Everything wrong with a new object.
 pub fn create(resource: Id, body: &Value) -> Vec<FieldError> {
-    let namespaced = RESOURCES[resource].namespaced;
-    let mut errors = match name_rule(resource) {
-        Some(rule) => meta(body, namespaced, rule),
-        None => Vec::new(),
-    };
+    let mut errors = core_meta(resource, body);
     errors.extend(content(resource, body));
     if errors.is_empty() {
         // The common rules speak only where the strategy had nothing to say.
-        errors = meta(body, namespaced, path_segment_errors);
+        errors = meta(body, RESOURCES[resource].namespaced, path_segment_errors);
     }
     errors
 }
 
 /// Everything wrong with a changed object. Causes come twice where the real chain checks twice.
 pub fn update(resource: Id, new: &Value, old: &Value) -> Vec<FieldError> {
-    let namespaced = RESOURCES[resource].namespaced;
-    let mut errors = meta(new, namespaced, path_segment_errors);
+    let mut errors = meta(new, RESOURCES[resource].namespaced, path_segment_errors);
     errors.extend(meta_update(new, old));
     match resource {
         resources::PERSISTENT_VOLUMES => {
             for _ in 0..2 {
-                errors.extend(meta(new, namespaced, subdomain_errors));
+                errors.extend(core_meta(resource, new));
                 errors.extend(volume::persistent_volume(new));
             }
             errors.extend(volume::persistent_volume_update(new, old));
         }
         resources::PERSISTENT_VOLUME_CLAIMS => {
+            errors.extend(core_meta(resource, new));
+            errors.extend(volume::claim(new));
+            errors.extend(meta_update(new, old));
+            errors.extend(core_meta(resource, new));
             errors.extend(volume::claim(new));
             errors.extend(volume::claim_update(new, old));
         }
-        resources::STORAGE_CLASSES => errors.extend(volume::storage_class_update(new, old)),
+        resources::STORAGE_CLASSES => {
+            errors.extend(meta_update(new, old));
+            errors.extend(volume::storage_class_update(new, old));
+        }
         resources::CONFIG_MAPS => {
+            errors.extend(meta_update(new, old));
             errors.extend(core::config_map_update(new, old));
+            errors.extend(core_meta(resource, new));
             errors.extend(core::config_map(new));
         }
-        _ => errors.extend(content(resource, new)),
+        resources::EVENTS => errors.extend(core::event(new)),
+        _ => {
+            errors.extend(meta_update(new, old));
+            errors.extend(content(resource, new));
+        }
     }
     errors
 }
@@ -331,7 +359,7 @@ mod tests {
         for bad in ["", "A", "a_b", "-a", "a-", "a..b", ".a"] {
             assert!(!subdomain_errors(bad).is_empty(), "{bad}");
         }
-        assert_eq!(subdomain_errors(&"a".repeat(254)), ["must be no more than 253 bytes"]);
+        assert_eq!(subdomain_errors(&"a".repeat(254)), ["must be no more than 253 characters"]);
         assert!(label_value_errors("").is_empty() && label_value_errors(&"a".repeat(63)).is_empty());
         assert_eq!(label_value_errors(&"a".repeat(64)), ["must be no more than 63 bytes"]);
         assert!(label_key_errors("example.com/name").is_empty());

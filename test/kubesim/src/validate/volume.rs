@@ -1,6 +1,6 @@
 //! Owns the rules for PersistentVolumes, claims and storage classes.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{immutable, label_key_errors, label_value_errors, subdomain_errors};
 use crate::object::{strings, text};
@@ -72,14 +72,15 @@ fn capacity(spec: &Value) -> Vec<FieldError> {
         errors.push(FieldError::required("spec.capacity", ""));
     }
     if !capacity.contains_key("storage") || capacity.len() > 1 {
-        let shown = if capacity.is_empty() { Value::Null } else { json!(capacity) };
+        let shown = spec.get("capacity").cloned().unwrap_or_default();
         errors.push(FieldError::not_supported("spec.capacity", shown, &["storage"]));
     }
     for (name, amount) in capacity {
         let field = format!("spec.capacity[{name}]");
         let Some(quantity) = amount.as_str().and_then(Quantity::parse) else { continue };
-        if quantity.is_negative() {
-            let value = i64::try_from(quantity.value()).unwrap_or(i64::MIN);
+        // Go's Value() wraps around where the number does not fit; what comes out negative is refused.
+        let value = quantity.value() as i64;
+        if value < 0 {
             errors.push(FieldError::invalid(&field, value, "must be a valid resource quantity"));
         }
         if !quantity.is_positive() {
@@ -328,6 +329,7 @@ pub fn storage_class_update(new: &Value, old: &Value) -> Vec<FieldError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn volume() -> Value {
         json!({"metadata": {"name": "a"}, "spec": {
