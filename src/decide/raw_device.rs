@@ -70,7 +70,7 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
             let found = found.clone();
             let state = if may_wipe(ctx.s) {
                 State::Dirty { owed: Owed::Wipe, pv_name: None }
-            } else if ctx.s.memory.is_intact() {
+            } else if is_whole(ctx.s) {
                 State::Refused { nonce: ctx.nonce(), found }
             } else {
                 // What the ledger forgot may be a tenant's: W never lifts this, also when memory is whole again.
@@ -84,9 +84,12 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
 
 /// Permission W: the settings say wipe, and the ledger can be believed when it does not know the device.
 fn may_wipe(s: &Snapshot) -> bool {
-    s.settings().is_some_and(|settings| settings.existing_data == ExistingData::Wipe)
-        && s.memory.is_intact()
-        && s.unreadable_entries.is_empty()
+    s.settings().is_some_and(|settings| settings.existing_data == ExistingData::Wipe) && is_whole(s)
+}
+
+/// Whether a device that the ledger does not know was never ours: an entry that cannot be read may be its.
+fn is_whole(s: &Snapshot) -> bool {
+    s.memory.is_intact() && s.unreadable_entries.is_empty()
 }
 
 /// Further paths to a device are said once, under the path that has the PV or comes first.
