@@ -677,7 +677,7 @@ fn asking_unbound_loops_makes_none() {
     let bound = local_pv_provisioner::host::loops::bound_loops(&Sysfs::default()).unwrap();
     assert!(bound.iter().any(|node| node.name == name(&device.path)));
     assert!(bound.iter().all(|node| node.size().is_ok()));
-    for node in Sysfs::default().disks_named("loop").unwrap() {
+    for node in Sysfs::default().disks_with("loop", "loop").unwrap() {
         if !node.is_bound_loop() {
             // Taken meanwhile by another test, or nothing.
             let _ = local_pv_provisioner::host::loops::ask(Path::new("/dev"), &node).unwrap();
