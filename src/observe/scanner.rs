@@ -385,7 +385,7 @@ mod tests {
         }
 
         fn loops(&self) -> Result<Vec<Node>, String> {
-            self.tree.sysfs().disks_with("loop", "loop").map_err(|error| error.to_string())
+            self.tree.sysfs().disks_with("loop", "dev").map_err(|error| error.to_string())
         }
 
         fn remembered_loop(&self, _: &Node) -> Option<LoopAnswer> {
