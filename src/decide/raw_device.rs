@@ -20,8 +20,17 @@ const KNOWN_BLANK: Duration = Duration::from_secs(30);
 /// A device without an entry: chosen by the settings or left alone, blank or refused.
 pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
     let group = &ctx.devices.groups[index];
-    if group.entry.is_some() || group.selected.is_empty() || !group.claims.is_empty() {
-        // With a claim it is `adopt`'s: the PV is reported, and the device with it.
+    if group.entry.is_some() || group.selected.is_empty() {
+        return;
+    }
+    if let Some(claim) = group.claims.first() {
+        // With a claim of ours it is `adopt`'s: the PV is reported, and the device with it.
+        if !group.claims.iter().any(|claim| ctx.s.pv_by_uid(claim.name, claim.uid).is_some()) {
+            let why = format!("PersistentVolume {}, which is not this agent's, names it", claim.name);
+            let mut report = bare_report(ctx.s, group.selected[0], index, ctx, Word::Error, why);
+            report.next = Some("exclude it with deviceNameFilter, or delete that PersistentVolume".to_owned());
+            ctx.push(report);
+        }
         return;
     }
     let unsure = ctx.devices.homes.values().any(|home| *home == Home::Unsure(index));
@@ -456,6 +465,9 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
         return ctx.write(entry, State::Dirty { owed: Owed::Approval, pv_name: None });
     }
     let looked = ctx.s.looked_since_change(&entry.id);
+    let wipe = selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx.s);
+    // A setting that has just come to say `wipe` need not wait for the poll.
+    ctx.plan.look |= wipe && !looked;
     match &group.device.content {
         Content::Blank if looked && !system_disk && !never => return ctx.write(entry, State::Preparing),
         Content::Data { found: now } if now != found && looked && !system_disk => {
@@ -463,9 +475,7 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
             let state = State::Refused { nonce: ctx.nonce(), found: now.clone() };
             return ctx.write(entry, state);
         }
-        Content::Data { .. }
-            if looked && selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx.s) =>
-        {
+        Content::Data { .. } if looked && wipe => {
             return ctx.write(entry, State::Dirty { owed: Owed::Wipe, pv_name: None });
         }
         _ => {}
