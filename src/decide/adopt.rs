@@ -225,7 +225,7 @@ pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, dev
         metadata.insert("ownerReferences".to_owned(), json!(all));
     }
     let mut patch = Map::new();
-    let capacity = pv.spec.capacity.get("storage").and_then(|text| quantity::parse(text));
+    let capacity = quantity::parse(&pv.spec.capacity.storage);
     if capacity != Some(device.size) && device.size > 0 {
         patch.insert("spec".to_owned(), json!({"capacity": {"storage": quantity::format_binary(device.size)}}));
     }

@@ -128,7 +128,7 @@ impl State {
     fn pvs(&mut self, update: WatchUpdate<PersistentVolume>) {
         match update {
             WatchUpdate::Replaced(pvs) => {
-                let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), pv)).collect();
+                let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), kept(pv))).collect();
                 let known = self.snapshot.pvs.take().unwrap_or_default();
                 for gone in known.values().filter(|pv| !all.contains_key(&pv.metadata.name)) {
                     self.touch(&gone.metadata.uid);
@@ -146,7 +146,7 @@ impl State {
                     self.touch(&old);
                 }
                 if let Some(pvs) = &mut self.snapshot.pvs {
-                    pvs.insert(pv.metadata.name.clone(), pv);
+                    pvs.insert(pv.metadata.name.clone(), kept(pv));
                 }
             }
             WatchUpdate::Deleted(pv) => {
@@ -356,7 +356,7 @@ impl State {
         let known = pvs.get(&pv.metadata.name).is_some_and(|old| old.metadata.uid == pv.metadata.uid);
         let vanished = self.snapshot.vanished.contains_key(&pv.metadata.uid);
         if ours && !known && !vanished {
-            pvs.insert(pv.metadata.name.clone(), pv);
+            pvs.insert(pv.metadata.name.clone(), kept(pv));
         }
     }
 
@@ -470,4 +470,10 @@ impl State {
         self.looks = Looks { wanted: false, in_flight: Some(generation), selection: selection.clone() };
         Some(ScanRequest { generation, selection, extra, untouched })
     }
+}
+
+/// A PV without what no decision looks at: on a node with many volumes it is most of the memory.
+fn kept(mut pv: PersistentVolume) -> PersistentVolume {
+    pv.spec.node_affinity = None;
+    pv
 }
