@@ -124,7 +124,7 @@ pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String>
     if !owned {
         return Err("it is not owned by this Node".to_owned());
     }
-    let its_own = settings_of(pv);
+    let its_own = Settings::from_annotations(&pv.metadata.annotations);
     let Some(settings) = its_own.as_ref().or(s.settings()) else {
         return Err("its annotations do not say with which settings it was made".to_owned());
     };
@@ -139,15 +139,6 @@ pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String>
         return Err("its volumeMode is not the one in its annotations".to_owned());
     }
     Ok(())
-}
-
-/// The settings that a PV was made with, from its annotations.
-fn settings_of(pv: &PersistentVolume) -> Option<Settings> {
-    let prefix = names::SETTINGS_PREFIX;
-    let keys = ["storageClassName", "volumeMode", "fsType", "deviceDir", "deviceNameFilter"];
-    let get =
-        |key: &&str| pv.metadata.annotations.get(&format!("{prefix}{key}")).map(|v| ((*key).to_owned(), v.clone()));
-    Settings::parse(&keys.iter().filter_map(get).collect()).ok()
 }
 
 /// What a PV's identity annotation says of a device; the original's PVs have none (`Unknown`).
