@@ -135,9 +135,6 @@ impl Bench {
         self.server.get("pv", &self.pv_name(device))
     }
 
-    pub fn pv_names(&self) -> Vec<String> {
-        self.server.list("pv").iter().map(|pv| text(&pv["metadata"]["name"])).collect()
-    }
 
     /// Waits until the device has a PV in this phase.
     pub fn await_phase(&self, device: &Path, phase: &str) -> Value {

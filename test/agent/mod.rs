@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 mod bench;
+mod crash;
 mod life;
+mod shown;
 mod trust;

@@ -59,8 +59,20 @@ pub struct Agent {
 impl Agent {
     /// The usual flags are set; `flags` come after them. Logs go to a file, which a test that fails shows.
     pub fn start(kubeconfig: &Path, node: &str, state_dir: &Path, log: &Path, flags: &[&str]) -> Agent {
+        let before = std::fs::metadata(log).map_or(0, |file| file.len());
+        let mut agent = Agent::spawn(kubeconfig, node, state_dir, log, flags);
+        agent.addr = eventually("the agent says where it serves", || {
+            assert!(agent.runs(), "the agent ended at once\n{}", agent.log_text());
+            let text = agent.log_text();
+            let line = text.get(before as usize..)?.split_once("and /status on ")?.1;
+            line.split_once(['\n', '"'])?.0.parse().ok()
+        });
+        agent
+    }
+
+    /// The process alone, which may not serve yet: for who wants to kill it, not to ask it.
+    pub fn spawn(kubeconfig: &Path, node: &str, state_dir: &Path, log: &Path, flags: &[&str]) -> Agent {
         let file = std::fs::File::options().create(true).append(true).open(log).unwrap();
-        let before = file.metadata().unwrap().len();
         let child = Command::new(env!("CARGO_BIN_EXE_local-pv-provisioner"))
             .args(["run", "--node-name", node, "--namespace-name", "kube-system"])
             .args(["--development=true", "--log-level=debug", "--metrics-addr=127.0.0.1:0"])
@@ -73,15 +85,7 @@ impl Agent {
             .stderr(file)
             .spawn()
             .unwrap();
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut agent = Agent { child, addr: nowhere, log: log.to_path_buf() };
-        agent.addr = eventually("the agent says where it serves", || {
-            assert!(agent.child.try_wait().unwrap().is_none(), "the agent ended at once\n{}", agent.log_text());
-            let text = agent.log_text();
-            let line = text.get(before as usize..)?.split_once("and /status on ")?.1;
-            line.split_once(['\n', '"'])?.0.parse().ok()
-        });
-        agent
+        Agent { child, addr: SocketAddr::from(([127, 0, 0, 1], 0)), log: log.to_path_buf() }
     }
 
     pub fn pid(&self) -> u32 {
