@@ -3,6 +3,7 @@
 mod device;
 mod layers;
 mod manifests;
+mod model;
 mod readme;
 mod serve;
 mod support;
