@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Parser)]
-#[command(name = "local-pv-provisioner", version, about, propagate_version = true)]
+#[command(name = "local-pv-provisioner", version, about, propagate_version = true, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -346,6 +346,13 @@ mod tests {
             assert!(message.contains(variable), "{arguments:?}: {message}");
             assert_eq!(message.lines().count(), 1, "{message}");
         }
+    }
+
+    /// As with the original's flags: a patch of the manifest may add an argument after those that are there.
+    #[test]
+    fn of_a_flag_given_twice_the_last_one_holds() {
+        assert_eq!(run(&["--polling-interval=5m", "--polling-interval=10s"]).polling_interval, Duration::from_secs(10));
+        assert_eq!(run(&["--state-dir=/x", "--state-dir="]).node.state_dir, None);
     }
 
     #[test]

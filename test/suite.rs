@@ -1,5 +1,6 @@
 //! Integration tests, one binary: each module is one level of DESIGN section 8.
 
+mod agent;
 mod device;
 mod layers;
 mod manifests;

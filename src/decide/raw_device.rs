@@ -20,8 +20,17 @@ const KNOWN_BLANK: Duration = Duration::from_secs(30);
 /// A device without an entry: chosen by the settings or left alone, blank or refused.
 pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
     let group = &ctx.devices.groups[index];
-    if group.entry.is_some() || group.selected.is_empty() || !group.claims.is_empty() {
-        // With a claim it is `adopt`'s: the PV is reported, and the device with it.
+    if group.entry.is_some() || group.selected.is_empty() {
+        return;
+    }
+    if let Some(claim) = group.claims.first() {
+        // With a claim of ours it is `adopt`'s: the PV is reported, and the device with it.
+        if !group.claims.iter().any(|claim| ctx.s.pv_by_uid(claim.name, claim.uid).is_some()) {
+            let why = format!("PersistentVolume {}, which is not this agent's, names it", claim.name);
+            let mut report = bare_report(ctx.s, group.selected[0], index, ctx, Word::Error, why);
+            report.next = Some("exclude it with deviceNameFilter, or delete that PersistentVolume".to_owned());
+            ctx.push(report);
+        }
         return;
     }
     let unsure = ctx.devices.homes.values().any(|home| *home == Home::Unsure(index));
@@ -70,7 +79,7 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
             let found = found.clone();
             let state = if may_wipe(ctx.s) {
                 State::Dirty { owed: Owed::Wipe, pv_name: None }
-            } else if ctx.s.memory.is_intact() {
+            } else if is_whole(ctx.s) {
                 State::Refused { nonce: ctx.nonce(), found }
             } else {
                 // What the ledger forgot may be a tenant's: W never lifts this, also when memory is whole again.
@@ -84,9 +93,12 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
 
 /// Permission W: the settings say wipe, and the ledger can be believed when it does not know the device.
 fn may_wipe(s: &Snapshot) -> bool {
-    s.settings().is_some_and(|settings| settings.existing_data == ExistingData::Wipe)
-        && s.memory.is_intact()
-        && s.unreadable_entries.is_empty()
+    s.settings().is_some_and(|settings| settings.existing_data == ExistingData::Wipe) && is_whole(s)
+}
+
+/// Whether a device that the ledger does not know was never ours: an entry that cannot be read may be its.
+fn is_whole(s: &Snapshot) -> bool {
+    s.memory.is_intact() && s.unreadable_entries.is_empty()
 }
 
 /// Further paths to a device are said once, under the path that has the PV or comes first.
@@ -453,6 +465,9 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
         return ctx.write(entry, State::Dirty { owed: Owed::Approval, pv_name: None });
     }
     let looked = ctx.s.looked_since_change(&entry.id);
+    let wipe = selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx.s);
+    // A setting that has just come to say `wipe` need not wait for the poll.
+    ctx.plan.look |= wipe && !looked;
     match &group.device.content {
         Content::Blank if looked && !system_disk && !never => return ctx.write(entry, State::Preparing),
         Content::Data { found: now } if now != found && looked && !system_disk => {
@@ -460,9 +475,7 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
             let state = State::Refused { nonce: ctx.nonce(), found: now.clone() };
             return ctx.write(entry, state);
         }
-        Content::Data { .. }
-            if looked && selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx.s) =>
-        {
+        Content::Data { .. } if looked && wipe => {
             return ctx.write(entry, State::Dirty { owed: Owed::Wipe, pv_name: None });
         }
         _ => {}

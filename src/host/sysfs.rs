@@ -84,8 +84,9 @@ impl Sysfs {
         DeviceNumber::parse(&attribute(&dir, "dev")?)
     }
 
-    /// Every disk whose name starts so (`loop`), in no order. Partitions are not among them.
-    pub fn disks_named(&self, prefix: &str) -> Result<Vec<Node>, SysfsError> {
+    /// Every disk whose name starts so and that has this part (`loop` and `loop`: the bound ones), in no order.
+    /// Partitions are not among them. The part is asked for first: a machine may have hundreds of unused loop devices.
+    pub fn disks_with(&self, prefix: &str, part: &str) -> Result<Vec<Node>, SysfsError> {
         let all = self.root.join("block");
         let entries = fs::read_dir(&all).map_err(|source| SysfsError::ReadDirectory { path: all.clone(), source })?;
         let mut disks = Vec::new();
@@ -96,6 +97,9 @@ impl Sysfs {
                 continue;
             }
             let dir = entry.path();
+            if !dir.join(part).exists() {
+                continue;
+            }
             // One that went away in between, or a hidden path of a multipath disk, has no number.
             if let Some(number) = attribute(&dir, "dev").as_deref().and_then(DeviceNumber::parse) {
                 disks.push(Node { number, name: kernel_name(&file_name), dir });
@@ -476,7 +480,8 @@ mod tests {
         tree.write("sys/devices/loop3/loop/backing_file", b"/a b\n\xff\n\n");
         assert!(disk.is_bound_loop());
         assert_eq!(disk.loop_backing_file().unwrap().as_os_str().as_bytes(), b"/a b\n\xff\n");
-        let names: Vec<String> = tree.sysfs().disks_named("loop").unwrap().into_iter().map(|node| node.name).collect();
+        let names: Vec<String> =
+            tree.sysfs().disks_with("loop", "loop").unwrap().into_iter().map(|node| node.name).collect();
         assert_eq!(names, ["loop3"]);
     }
 

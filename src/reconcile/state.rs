@@ -460,11 +460,14 @@ impl State {
             .map(|local| PathBuf::from(&local.path))
             .chain(marker.into_iter().flat_map(|marker| &marker.foreign).map(|pv| pv.path.clone()))
             .collect();
+        // A device that is being cleaned is held exclusively: a second opener would only disturb.
+        let cleaning = self.snapshot.jobs.keys().filter_map(|id| self.snapshot.entries.get(id));
+        let untouched = with_pv.iter().cloned().chain(cleaning.map(|entry| entry.path.clone())).collect();
         let selection = self.snapshot.settings().map(|settings| settings.selection.clone());
-        let mut extra = with_pv.clone();
+        let mut extra = with_pv;
         extra.extend(self.snapshot.entries.values().map(|entry| entry.path.clone()));
         let generation = self.snapshot.turn;
         self.looks = Looks { wanted: false, in_flight: Some(generation), selection: selection.clone() };
-        Some(ScanRequest { generation, selection, extra, untouched: with_pv })
+        Some(ScanRequest { generation, selection, extra, untouched })
     }
 }

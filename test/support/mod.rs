@@ -1,8 +1,10 @@
 //! What tests need besides the product: the agent as a process, an API server (simulated or real), waiting.
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, reason = "helpers of tests fail and speak as tests do")]
 
+pub mod disk;
+
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -55,14 +57,13 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// The usual flags are set; `flags` come after them. Logs go to a file that a failing test should show.
+    /// The usual flags are set; `flags` come after them. Logs go to a file, which a test that fails shows.
     pub fn start(kubeconfig: &Path, node: &str, state_dir: &Path, log: &Path, flags: &[&str]) -> Agent {
-        // A port that was free a moment ago; the kernel does not give it out again at once.
-        let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let file = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let before = file.metadata().unwrap().len();
         let child = Command::new(env!("CARGO_BIN_EXE_local-pv-provisioner"))
-            .args(["run", "--node-name", node, "--namespace-name", "kube-system", "--development", "--log-level=debug"])
-            .arg(format!("--metrics-addr={addr}"))
+            .args(["run", "--node-name", node, "--namespace-name", "kube-system"])
+            .args(["--development=true", "--log-level=debug", "--metrics-addr=127.0.0.1:0"])
             .arg(format!("--kubeconfig={}", kubeconfig.display()))
             .arg(format!("--state-dir={}", state_dir.display()))
             .args(flags)
@@ -72,7 +73,15 @@ impl Agent {
             .stderr(file)
             .spawn()
             .unwrap();
-        Agent { child, addr, log: log.to_path_buf() }
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut agent = Agent { child, addr: nowhere, log: log.to_path_buf() };
+        agent.addr = eventually("the agent says where it serves", || {
+            assert!(agent.child.try_wait().unwrap().is_none(), "the agent ended at once\n{}", agent.log_text());
+            let text = agent.log_text();
+            let line = text.get(before as usize..)?.split_once("and /status on ")?.1;
+            line.split_once(['\n', '"'])?.0.parse().ok()
+        });
+        agent
     }
 
     pub fn pid(&self) -> u32 {
@@ -122,6 +131,22 @@ impl Agent {
         }
     }
 
+    /// A figure of `/metrics`, by its name with its labels but `node`, as in `devices{state="bound"}`.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = eventually("/metrics answers", || self.get("/metrics").filter(|(code, _)| *code == 200)).1;
+        let wanted = format!("local_pv_provisioner_{name}");
+        let value = text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            (without_node(name) == wanted).then(|| value.parse().unwrap())
+        });
+        value.unwrap_or_else(|| panic!("no {wanted} in\n{text}"))
+    }
+
+    /// Whether the process runs still.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
     pub fn log_text(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -153,7 +178,17 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         self.kill();
+        if std::thread::panicking() {
+            println!("--- log of the agent\n{}---", self.log_text());
+        }
     }
+}
+
+/// `name{node="n",state="x"}` as `name{state="x"}`, and without braces when nothing is left in them.
+fn without_node(name: &str) -> String {
+    let Some((name, labels)) = name.split_once('{') else { return name.to_owned() };
+    let labels: Vec<&str> = labels.trim_end_matches('}').split(',').filter(|l| !l.starts_with("node=")).collect();
+    if labels.is_empty() { name.to_owned() } else { format!("{name}{{{}}}", labels.join(",")) }
 }
 
 /// The real control plane, one for the whole test process; it ends with it, however that ends.
