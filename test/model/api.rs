@@ -25,6 +25,8 @@ pub struct Api {
     pub saved: Option<BTreeMap<String, PersistentVolume>>,
     /// Every (UID, claim UID) that was ever Released.
     pub released: BTreeSet<(String, String)>,
+    /// UIDs of PVs that our POSTs made.
+    pub posted: BTreeSet<String>,
     /// UIDs of PVs that we did not make.
     pub forged: BTreeSet<String>,
     /// Which disk a PV stood for when it was made.

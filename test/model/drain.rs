@@ -91,6 +91,9 @@ impl World {
 
     fn fairly(&mut self, step: &Step) -> Rested {
         self.step(step, true);
+        if self.loud {
+            println!("  + {step:?}\n      {}", super::walk::brief(self));
+        }
         self.violation.clone().map_or(Ok(()), Err)
     }
 
@@ -140,7 +143,8 @@ impl World {
             let [pv] = pvs.as_slice() else { continue };
             let known = self.store.entries.values().any(|e| e.state.pv().is_some_and(|p| p.uid == pv.metadata.uid));
             let here = self.disk_of(pv) == Some(at) && self.api.made_for.get(&pv.metadata.uid) == Some(&at);
-            if pv.status.phase == Phase::Released && known && here && !waits {
+            let labelled = pv.metadata.labels.contains_key(names::NODE_LABEL);
+            if pv.status.phase == Phase::Released && known && here && labelled && !waits {
                 return broken("what was released is cleaned and offered again", super::walk::brief(self));
             }
         }
@@ -231,7 +235,9 @@ impl World {
                 State::Offered { pv: known } => known.uid == pv.metadata.uid,
                 _ => false,
             });
-            let tenant = matches!(disk.cells[0], Cell::Tenant { .. });
+            // What a forger has offered is the forger's doing; it was taken over as it was.
+            let forged = self.api.forged.contains(&pv.metadata.uid);
+            let tenant = matches!(disk.cells[0], Cell::Tenant { .. }) && !forged;
             if pv.status.phase != Phase::Available || !known || tenant || disk.owed {
                 return broken(rule, format!("disk {at}: {}", super::walk::brief(self)));
             }

@@ -59,8 +59,11 @@ fn nothing_is_written_without_permission(world: &mut World, disk: usize, worker:
     if truth.reads_blank() || truth.approved {
         return;
     }
+    // Where memory was lost a Released PV that looks like ours is believed (adoption), and one that is forged so well
+    // cannot be told from it. Where it was not, nothing is believed.
+    let adopts = world.store.marker.as_ref().is_some_and(|marker| marker.lost.is_some());
     let released_here = world.api.released.iter().any(|(uid, _)| {
-        !world.api.forged.contains(uid) && world.api.made_for.get(uid) == Some(&disk)
+        (adopts || !world.api.forged.contains(uid)) && world.api.made_for.get(uid) == Some(&disk)
     });
     let wipes = world.configs.iter().flatten().any(|c| c.get("existingData").is_some_and(|v| v == "wipe"));
     let mut wrong = Vec::new();
@@ -141,7 +144,7 @@ pub fn landed(world: &mut World, pv: &PersistentVolume) {
     let rule = "5: two PVs of ours never name the same device, whatever links lead to it";
     let Some(disk) = world.api.made_for.get(&pv.metadata.uid) else { return };
     let twin = world.api.pvs.values().find(|other| {
-        let ours = !world.api.forged.contains(&other.metadata.uid);
+        let ours = world.api.posted.contains(&other.metadata.uid);
         ours && other.metadata.uid != pv.metadata.uid && world.api.made_for.get(&other.metadata.uid) == Some(disk)
     });
     if let Some(twin) = twin {

@@ -152,6 +152,10 @@ impl World {
             Step::Unuse(disk) => self.disks[*disk].in_use = false,
             Step::Release(name) => {
                 self.stats.releases += 1;
+                // Whoever forged it: the control plane has released it now, which is R by the law's letter.
+                if let Some(pv) = self.api.pvs.get(name) {
+                    self.api.forged.remove(&pv.metadata.uid);
+                }
                 self.api.change(name, |pv| pv.status.phase = Phase::Released);
             }
             Step::Finalize(name) => self.api.remove(name),
@@ -327,6 +331,7 @@ impl World {
         if let Some(disk) = made_for {
             self.api.made_for.insert(created.metadata.uid.clone(), disk);
         }
+        self.api.posted.insert(created.metadata.uid.clone());
         oracle::landed(self, &created);
         created
     }

@@ -159,6 +159,7 @@ fn replay(seed: u64, mutant: Option<Mutant>, trace: &Trace, tell: bool) -> Optio
             return world.violation;
         }
     }
+    world.loud = tell;
     world.converges().err()
 }
 

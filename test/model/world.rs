@@ -179,6 +179,8 @@ pub struct World {
     pub mutant: Option<Mutant>,
     pub violation: Option<Violation>,
     pub stats: Stats,
+    /// Tells the steps of the drain.
+    pub loud: bool,
 }
 
 /// What has happened, to see that a run reaches something.
@@ -243,6 +245,7 @@ impl World {
             mutant: None,
             violation: None,
             stats: Stats::default(),
+            loud: false,
         };
         for disk in 0..world.disks.len() {
             world.plug(disk, disk);
