@@ -158,6 +158,10 @@ enum Verdict {
 /// SAFETY section 3, adoption of a PV first seen Released.
 fn release_is_believed(ctx: &Ctx<'_>, pv: &PersistentVolume, index: usize) -> Verdict {
     let first_seen = "it was Released before this node knew it";
+    if ctx.s.memory.is_intact() && ctx.s.unreadable_entries.is_empty() {
+        // A memory that is whole knows every volume that this node offered: this one it did not.
+        return Verdict::Quarantine(format!("{first_seen}, though its ledger is whole"));
+    }
     let Some(settings) = ctx.s.settings() else {
         return Verdict::Wait(format!("{first_seen}; waiting for the settings"));
     };

@@ -349,15 +349,16 @@ impl State {
         }
     }
 
-    /// A PV from a live answer, unless the watch was faster.
-    fn learn(&mut self, pv: PersistentVolume) {
+    /// A PV from a live answer, unless the watch was faster. Returns whether it is one that the watch shows.
+    fn learn(&mut self, pv: PersistentVolume) -> bool {
         let ours = pv.metadata.labels.get(names::NODE_LABEL) == Some(&self.snapshot.node_label());
-        let Some(pvs) = &mut self.snapshot.pvs else { return };
+        let Some(pvs) = &mut self.snapshot.pvs else { return ours };
         let known = pvs.get(&pv.metadata.name).is_some_and(|old| old.metadata.uid == pv.metadata.uid);
         let vanished = self.snapshot.vanished.contains_key(&pv.metadata.uid);
         if ours && !known && !vanished {
             pvs.insert(pv.metadata.name.clone(), kept(pv));
         }
+        ours
     }
 
     fn looked(&mut self, entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure>) {
@@ -366,7 +367,12 @@ impl State {
                 Some(pv) if self.is_offer(&entry, &pv) => {
                     self.snapshot.absences.remove(&entry);
                     self.snapshot.vanished.remove(&pv.metadata.uid);
-                    self.learn(*pv);
+                    let name = pv.metadata.name.clone();
+                    if !self.learn(*pv) {
+                        // The watch will not show it either: without a wait this would ask again and again.
+                        let why = format!("PersistentVolume {name} has lost its label {}", names::NODE_LABEL);
+                        self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
+                    }
                 }
                 _ => {
                     let turn = self.snapshot.turn;
