@@ -51,8 +51,7 @@ fn table(document: &Value) -> String {
     let empty = Vec::new();
     let columns = document["columnDefinitions"].as_array().unwrap_or(&empty);
     let wanted: Vec<usize> = (0..columns.len()).filter(|i| columns[*i]["priority"].as_i64() == Some(NARROW)).collect();
-    let mut rows: Vec<Vec<String>> =
-        vec![wanted.iter().map(|i| shown(&columns[*i]["name"]).to_uppercase()).collect()];
+    let mut rows: Vec<Vec<String>> = vec![wanted.iter().map(|i| shown(&columns[*i]["name"]).to_uppercase()).collect()];
     for row in document["rows"].as_array().unwrap_or(&empty) {
         rows.push(wanted.iter().map(|i| shown(&row["cells"][*i])).collect());
     }
