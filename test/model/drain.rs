@@ -138,7 +138,10 @@ impl World {
                 return broken("a blank device is offered", format!("disk {at}: {}", super::walk::brief(self)));
             }
             if pvs.is_empty() && !waits {
-                return broken("what is not offered waits with a token", format!("disk {at}: {}", super::walk::brief(self)));
+                return broken(
+                    "what is not offered waits with a token",
+                    format!("disk {at}: {}", super::walk::brief(self)),
+                );
             }
             let [pv] = pvs.as_slice() else { continue };
             let known = self.store.entries.values().any(|e| e.state.pv().is_some_and(|p| p.uid == pv.metadata.uid));
@@ -215,8 +218,13 @@ impl World {
         for disk in &mut self.disks {
             disk.in_use = false;
         }
-        let bound: Vec<String> =
-            self.api.pvs.values().filter(|pv| pv.status.phase == Phase::Bound).map(|pv| pv.metadata.name.clone()).collect();
+        let bound: Vec<String> = self
+            .api
+            .pvs
+            .values()
+            .filter(|pv| pv.status.phase == Phase::Bound)
+            .map(|pv| pv.metadata.name.clone())
+            .collect();
         for name in bound {
             self.fairly(&Step::Release(name))?;
         }

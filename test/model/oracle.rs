@@ -62,9 +62,11 @@ fn nothing_is_written_without_permission(world: &mut World, disk: usize, worker:
     // Where memory was lost a Released PV that looks like ours is believed (adoption), and one that is forged so well
     // cannot be told from it. Where it was not, nothing is believed.
     let adopts = world.store.marker.as_ref().is_some_and(|marker| marker.lost.is_some());
-    let released_here = world.api.released.iter().any(|(uid, _)| {
-        (adopts || !world.api.forged.contains(uid)) && world.api.made_for.get(uid) == Some(&disk)
-    });
+    let released_here = world
+        .api
+        .released
+        .iter()
+        .any(|(uid, _)| (adopts || !world.api.forged.contains(uid)) && world.api.made_for.get(uid) == Some(&disk));
     let wipes = world.configs.iter().flatten().any(|c| c.get("existingData").is_some_and(|v| v == "wipe"));
     let mut wrong = Vec::new();
     for cell in &truth.cells {
@@ -105,8 +107,7 @@ pub fn action(world: &mut World, daemon: &Daemon, action: &Action) {
     };
     let durable = world.store.entries.get(&entry.id).is_some_and(|stored| stored.state == entry.state);
     let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned().unwrap_or_default();
-    let as_written =
-        matches!(&entry.state, State::Offering { pv: name, offer_id: id } if *name == pv.metadata.name && *id == offer_id);
+    let as_written = matches!(&entry.state, State::Offering { pv: name, offer_id: id } if *name == pv.metadata.name && *id == offer_id);
     if !durable || !as_written {
         world.break_rule("an offer is durable before it is posted", format!("{:?}", entry.state));
     }
@@ -211,7 +212,9 @@ pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
             | Action::LetGo { entry, .. }
             | Action::CreatePv { entry, .. }
             | Action::LookForPv { entry, .. } => entry,
-            Action::ListAllPvs | Action::ReadForeign { .. } | Action::DeletePv { .. } | Action::RepairPv { .. } => continue,
+            Action::ListAllPvs | Action::ReadForeign { .. } | Action::DeletePv { .. } | Action::RepairPv { .. } => {
+                continue;
+            }
         };
         if written.contains(entry) {
             return world.break_rule(rule, format!("{entry} is written and acted on: {action:?}"));
