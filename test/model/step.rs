@@ -347,7 +347,9 @@ impl World {
         if let Ok(owners) = serde_json::from_value(patch["metadata"]["ownerReferences"].clone()) {
             pv.metadata.owner_references = owners;
         }
-        pv.spec.capacity.extend(strings(&patch["spec"]["capacity"]));
+        if let Some(storage) = patch["spec"]["capacity"]["storage"].as_str() {
+            storage.clone_into(&mut pv.spec.capacity.storage);
+        }
         self.api.put(pv);
     }
 
