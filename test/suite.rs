@@ -4,6 +4,7 @@ mod agent;
 mod device;
 mod layers;
 mod manifests;
+mod model;
 mod readme;
 mod serve;
 mod support;

@@ -124,7 +124,7 @@ pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String>
     if !owned {
         return Err("it is not owned by this Node".to_owned());
     }
-    let its_own = settings_of(pv);
+    let its_own = Settings::from_annotations(&pv.metadata.annotations);
     let Some(settings) = its_own.as_ref().or(s.settings()) else {
         return Err("its annotations do not say with which settings it was made".to_owned());
     };
@@ -139,15 +139,6 @@ pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String>
         return Err("its volumeMode is not the one in its annotations".to_owned());
     }
     Ok(())
-}
-
-/// The settings that a PV was made with, from its annotations.
-fn settings_of(pv: &PersistentVolume) -> Option<Settings> {
-    let prefix = names::SETTINGS_PREFIX;
-    let keys = ["storageClassName", "volumeMode", "fsType", "deviceDir", "deviceNameFilter"];
-    let get =
-        |key: &&str| pv.metadata.annotations.get(&format!("{prefix}{key}")).map(|v| ((*key).to_owned(), v.clone()));
-    Settings::parse(&keys.iter().filter_map(get).collect()).ok()
 }
 
 /// What a PV's identity annotation says of a device; the original's PVs have none (`Unknown`).
@@ -167,6 +158,10 @@ enum Verdict {
 /// SAFETY section 3, adoption of a PV first seen Released.
 fn release_is_believed(ctx: &Ctx<'_>, pv: &PersistentVolume, index: usize) -> Verdict {
     let first_seen = "it was Released before this node knew it";
+    if ctx.s.memory.is_intact() && ctx.s.unreadable_entries.is_empty() {
+        // A memory that is whole knows every volume that this node offered: this one it did not.
+        return Verdict::Quarantine(format!("{first_seen}, though its ledger is whole"));
+    }
     let Some(settings) = ctx.s.settings() else {
         return Verdict::Wait(format!("{first_seen}; waiting for the settings"));
     };
@@ -225,7 +220,7 @@ pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, dev
         metadata.insert("ownerReferences".to_owned(), json!(all));
     }
     let mut patch = Map::new();
-    let capacity = pv.spec.capacity.get("storage").and_then(|text| quantity::parse(text));
+    let capacity = quantity::parse(&pv.spec.capacity.storage);
     if capacity != Some(device.size) && device.size > 0 {
         patch.insert("spec".to_owned(), json!({"capacity": {"storage": quantity::format_binary(device.size)}}));
     }

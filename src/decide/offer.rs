@@ -2,8 +2,8 @@
 
 use super::snapshot::Snapshot;
 use crate::kube::objects::{
-    LocalVolumeSource, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectMeta, OwnerReference,
-    PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus, VolumeNodeAffinity,
+    Capacity, LocalVolumeSource, Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, ObjectMeta,
+    OwnerReference, PersistentVolume, PersistentVolumeSpec, PersistentVolumeStatus, VolumeNodeAffinity,
 };
 use crate::model::device::Device;
 use crate::model::{names, quantity};
@@ -38,7 +38,7 @@ pub fn persistent_volume(
             ..ObjectMeta::default()
         },
         spec: PersistentVolumeSpec {
-            capacity: [("storage".to_owned(), quantity::format_binary(device.size))].into(),
+            capacity: Capacity { storage: quantity::format_binary(device.size) },
             volume_mode: Some(settings.mode.as_str().to_owned()),
             access_modes: vec!["ReadWriteOnce".to_owned()],
             persistent_volume_reclaim_policy: Some("Retain".to_owned()),

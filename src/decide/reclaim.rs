@@ -151,11 +151,15 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
     let turn = match ctx.s.absences.get(&entry.id) {
         None => {
             let key = BackoffKey::Offer(entry.id.clone());
-            match ctx.s.backing_off(&key).map(|backoff| backoff.until) {
-                Some(until) => ctx.plan.wake(until),
-                None => ctx.act(Action::LookForPv { entry: entry.id.clone(), name: name.clone() }),
+            let mut reason = format!("looking for PersistentVolume {name}");
+            if let Some(backoff) = ctx.s.backing_off(&key) {
+                let until = backoff.until;
+                reason.clone_from(&backoff.reason);
+                ctx.plan.wake(until);
+            } else {
+                ctx.act(Action::LookForPv { entry: entry.id.clone(), name: name.clone() });
             }
-            let report = ctx.report(entry, Word::Waiting, format!("looking for PersistentVolume {name}"));
+            let report = ctx.report(entry, Word::Waiting, reason);
             return ctx.push(report);
         }
         Some(Absence::Asked) => {

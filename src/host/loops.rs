@@ -59,8 +59,7 @@ mod ioctl {
 
 /// The loop devices that have something behind them, from sysfs alone.
 pub fn bound_loops(sysfs: &Sysfs) -> Result<Vec<Node>, SysfsError> {
-    let mut loops = sysfs.disks_named("loop")?;
-    loops.retain(Node::is_bound_loop);
+    let mut loops = sysfs.disks_with("loop", "loop")?;
     loops.sort_by_key(|node| node.number);
     Ok(loops)
 }

@@ -5,6 +5,8 @@
 //! directory must be there.
 
 use super::number::DeviceNumber;
+use nix::fcntl::AtFlags;
+use nix::unistd::{AccessFlags, faccessat};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -84,18 +86,28 @@ impl Sysfs {
         DeviceNumber::parse(&attribute(&dir, "dev")?)
     }
 
-    /// Every disk whose name starts so (`loop`), in no order. Partitions are not among them.
-    pub fn disks_named(&self, prefix: &str) -> Result<Vec<Node>, SysfsError> {
+    /// Every disk whose name starts so and that has this part (`loop` and `loop`: the bound ones), in no order.
+    /// Partitions are not among them. A machine may have hundreds of unused loop devices, and this is asked before
+    /// each cleaning: the part is looked for first, without building a path for each.
+    pub fn disks_with(&self, prefix: &str, part: &str) -> Result<Vec<Node>, SysfsError> {
         let all = self.root.join("block");
-        let entries = fs::read_dir(&all).map_err(|source| SysfsError::ReadDirectory { path: all.clone(), source })?;
+        let failed = |source| SysfsError::ReadDirectory { path: all.clone(), source };
+        let directory = File::open(&all).map_err(failed)?;
         let mut disks = Vec::new();
-        for entry in entries {
-            let entry = entry.map_err(|source| SysfsError::ReadDirectory { path: all.clone(), source })?;
-            let file_name = entry.file_name();
+        let mut relative = OsString::new();
+        for entry in fs::read_dir(&all).map_err(failed)? {
+            let file_name = entry.map_err(failed)?.file_name();
             if !file_name.as_bytes().starts_with(prefix.as_bytes()) {
                 continue;
             }
-            let dir = entry.path();
+            relative.clear();
+            relative.push(&file_name);
+            relative.push("/");
+            relative.push(part);
+            if faccessat(&directory, relative.as_os_str(), AccessFlags::F_OK, AtFlags::empty()).is_err() {
+                continue;
+            }
+            let dir = all.join(&file_name);
             // One that went away in between, or a hidden path of a multipath disk, has no number.
             if let Some(number) = attribute(&dir, "dev").as_deref().and_then(DeviceNumber::parse) {
                 disks.push(Node { number, name: kernel_name(&file_name), dir });
@@ -476,7 +488,8 @@ mod tests {
         tree.write("sys/devices/loop3/loop/backing_file", b"/a b\n\xff\n\n");
         assert!(disk.is_bound_loop());
         assert_eq!(disk.loop_backing_file().unwrap().as_os_str().as_bytes(), b"/a b\n\xff\n");
-        let names: Vec<String> = tree.sysfs().disks_named("loop").unwrap().into_iter().map(|node| node.name).collect();
+        let names: Vec<String> =
+            tree.sysfs().disks_with("loop", "loop").unwrap().into_iter().map(|node| node.name).collect();
         assert_eq!(names, ["loop3"]);
     }
 

@@ -13,7 +13,8 @@ pub struct ScanRequest {
     pub selection: Option<Selection>,
     /// Paths to look at besides: those that the ledger and the PVs name.
     pub extra: BTreeSet<PathBuf>,
-    /// Paths with a PV. These devices, their disks and partitions are not opened, whatever other path leads there.
+    /// Paths with a PV, or being cleaned. These devices and what overlaps them are not opened, whatever other path
+    /// leads there; of a disk with such a partition only the partition table is read.
     pub untouched: BTreeSet<PathBuf>,
 }
 

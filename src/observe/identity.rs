@@ -214,7 +214,8 @@ mod tests {
         let of = |device, offset| {
             let filesystem = DeviceNumber { major: 8, minor: 1 };
             let backing = Backing { device, filesystem, inode: 9, offset, size_limit: 0 };
-            let answer = LoopAnswer { name: "loop5".to_owned(), number: node.number, backing: Some(backing) };
+            let name = "loop5".to_owned();
+            let answer = LoopAnswer { name, number: node.number, backing: Some(backing), named: None };
             let host = Host { sysfs: tree.sysfs(), proc: tree.proc("", ""), dev: tree.root.clone() };
             of_disk(&node, &Surroundings::with_loops(&host, vec![answer]).unwrap())
         };

@@ -1,14 +1,14 @@
 //! Who uses a device, as SAFETY section 5 tells it: from the surroundings and sysfs without opening it, and by one
 //! short exclusive open where that is allowed.
 
-use super::surroundings::Surroundings;
+use super::surroundings::{LoopAnswer, Surroundings};
 use crate::host::number::DeviceNumber;
 use crate::host::sysfs::{Node, Sysfs};
 use crate::model::device::InUse;
 use nix::libc;
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// A disk or a partition. `relatives` are the partitions of a disk, or the disk of a partition: what is done to them
@@ -36,7 +36,15 @@ pub fn of_file(filesystem: DeviceNumber, inode: u64, around: &Surroundings) -> O
     if around.is_swap_file(filesystem, inode) {
         return Some(InUse::Swap);
     }
-    by_loop(around, |backing| backing.device.is_none() && backing.filesystem == filesystem && backing.inode == inode)
+    let is_it = |answer: &&LoopAnswer| match (&answer.backing, &answer.named) {
+        (Some(backing), _) => backing.device.is_none() && backing.filesystem == filesystem && backing.inode == inode,
+        // Files stand in where nothing is at stake, also for people who may not ask loop devices (and have some: every
+        // snap is one). The path must do for them.
+        (None, Some(named)) => fs::metadata(named)
+            .is_ok_and(|metadata| DeviceNumber::from_raw(metadata.dev()) == filesystem && metadata.ino() == inode),
+        (None, None) => true,
+    };
+    around.loops().iter().find(is_it).map(|answer| InUse::Loop { name: answer.name.clone() })
 }
 
 /// Whether somebody holds the device, mounted it or swaps on it, in whatever namespace: opens it exclusively, and lets
@@ -78,7 +86,7 @@ mod tests {
     use crate::host::loops::Backing;
     use crate::host::made_up::Tree;
     use crate::model::device::Place;
-    use crate::observe::surroundings::{Host, LoopAnswer};
+    use crate::observe::surroundings::Host;
 
     /// sda with two partitions, sdb with none.
     fn tree() -> Tree {
@@ -111,6 +119,7 @@ mod tests {
             name: "loop5".to_owned(),
             number: DeviceNumber { major: 7, minor: 5 },
             backing: Some(backing),
+            named: None,
         }]
     }
 
@@ -207,7 +216,8 @@ mod tests {
     fn a_loop_that_does_not_answer_may_be_on_anything() {
         let tree = tree();
         let mut loops = on(Some("8:1"));
-        loops.push(LoopAnswer { name: "loop6".to_owned(), number: DeviceNumber { major: 7, minor: 6 }, backing: None });
+        let number = DeviceNumber { major: 7, minor: 6 };
+        loops.push(LoopAnswer { name: "loop6".to_owned(), number, backing: None, named: None });
         let silent = Some(InUse::LoopUnanswered { name: "loop6".to_owned() });
         assert_eq!(ask(&tree, "", "", loops.clone(), "8:16"), silent);
         assert_eq!(ask(&tree, "", "", loops, "8:1"), Some(InUse::Loop { name: "loop5".to_owned() }));
@@ -222,5 +232,25 @@ mod tests {
         assert_eq!(of_file(filesystem, 77, &around), Some(InUse::Loop { name: "loop5".to_owned() }));
         assert_eq!(of_file(filesystem, 78, &around), None);
         assert_eq!(of_file(DeviceNumber { major: 8, minor: 2 }, 77, &around), None);
+    }
+
+    #[test]
+    fn a_loop_that_may_not_be_asked_is_on_the_file_that_sysfs_names() {
+        let tree = tree();
+        tree.write("mine", "x");
+        tree.write("other", "x");
+        let host = Host { sysfs: tree.sysfs(), proc: tree.proc("", ""), dev: tree.root.join("dev") };
+        let is_used = |named: Option<&str>| {
+            let number = DeviceNumber { major: 7, minor: 6 };
+            let named = named.map(|name| tree.root.join(name));
+            let silent = LoopAnswer { name: "loop6".to_owned(), number, backing: None, named };
+            let around = Surroundings::with_loops(&host, vec![silent]).unwrap();
+            let mine = fs::metadata(tree.root.join("mine")).unwrap();
+            of_file(DeviceNumber::from_raw(mine.dev()), mine.ino(), &around).is_some()
+        };
+        assert!(is_used(Some("mine")));
+        assert!(!is_used(Some("other")));
+        assert!(!is_used(Some("gone")));
+        assert!(is_used(None), "nothing is known of it");
     }
 }

@@ -264,7 +264,7 @@ impl Scan {
                 Outcome::Done(answer) => answers.extend(answer),
                 // It counts as being on every device.
                 Outcome::Hangs | Outcome::Refused => {
-                    answers.push(LoopAnswer { name: node.name, number: node.number, backing: None });
+                    answers.push(LoopAnswer::silent(&node));
                 }
                 Outcome::Stopped => return None,
             }
@@ -326,13 +326,9 @@ fn depth(
     let place = (spot.place, spot.diskseq);
     let disk = (spot.disk, spot.diskseq);
     // It, its disk, or (for a whole disk) one of its partitions.
-    if places_untouched.contains(&place) || places_untouched.contains(&disk) || disks_untouched.contains(&place) {
-        Depth::Outside
-    } else if disks_untouched.contains(&disk) {
-        Depth::Beside
-    } else {
-        Depth::Full
-    }
+    let untouched =
+        places_untouched.contains(&place) || places_untouched.contains(&disk) || disks_untouched.contains(&place);
+    if untouched { Depth::Outside } else { Depth::Full }
 }
 
 /// `None` when the scan was stopped.
@@ -389,7 +385,7 @@ mod tests {
         }
 
         fn loops(&self) -> Result<Vec<Node>, String> {
-            self.tree.sysfs().disks_named("loop").map_err(|error| error.to_string())
+            self.tree.sysfs().disks_with("loop", "dev").map_err(|error| error.to_string())
         }
 
         fn remembered_loop(&self, _: &Node) -> Option<LoopAnswer> {
@@ -530,7 +526,7 @@ mod tests {
         scan.run(&request(&["/dev/a1"])).unwrap();
         let probes = depths(&world);
         assert!(outside(&["/dev/a", "/dev/a1"], &probes));
-        assert_eq!(probes["/dev/a2"], Depth::Beside, "the disk must not be opened for its table");
+        assert_eq!(probes["/dev/a2"], Depth::Full, "another partition of the disk is looked at");
         assert_eq!(probes["/dev/b"], Depth::Full);
 
         scan.run(&request(&[])).unwrap();

@@ -1,10 +1,11 @@
 //! What is going on around the devices, taken once for a whole look: mounts, swap, loops, the host's own disks.
 //! Opens loop devices only. Which of it makes a device used is `in_use`'s business.
 
-use crate::host::loops::{self, Backing, LoopsError};
+use crate::host::loops::{self, Backing};
 use crate::host::mounts::{Mount, MountsError, Proc, VisibleMounts};
 use crate::host::number::DeviceNumber;
 use crate::host::sysfs::{Node, Sysfs, SysfsError};
+use crate::model::chain::chain;
 use crate::model::device::Place;
 use nix::sys::stat::makedev;
 use std::collections::{HashMap, HashSet};
@@ -44,6 +45,14 @@ pub struct LoopAnswer {
     pub number: DeviceNumber,
     /// `None` when it could not be asked.
     pub backing: Option<Backing>,
+    /// When it could not be asked: the file behind it, as sysfs names it. May be another namespace's path.
+    pub named: Option<PathBuf>,
+}
+
+impl LoopAnswer {
+    pub fn silent(node: &Node) -> LoopAnswer {
+        LoopAnswer { name: node.name.clone(), number: node.number, backing: None, named: node.loop_backing_file() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -221,19 +230,15 @@ impl Surroundings {
 
 /// Asks one loop; `None` when nothing is behind it any more.
 pub fn ask(host: &Host, node: &Node) -> Option<LoopAnswer> {
-    let backing = match loops::ask(&host.dev, node) {
-        Ok(None) => return None,
-        Ok(Some(backing)) => Some(backing),
+    match loops::ask(&host.dev, node) {
+        Ok(None) => None,
+        Ok(backing) => Some(LoopAnswer { name: node.name.clone(), number: node.number, backing, named: None }),
         Err(error) => {
-            log_unanswered(&error);
-            None
+            // Said to people by each device that it keeps in use.
+            log::debug!("{}", chain(&error));
+            Some(LoopAnswer::silent(node))
         }
-    };
-    Some(LoopAnswer { name: node.name.clone(), number: node.number, backing })
-}
-
-fn log_unanswered(error: &LoopsError) {
-    log::warn!("{}; every device counts as in use", crate::model::chain::chain(error));
+    }
 }
 
 /// Every disk on which the device lies: through partitions, dm and md.

@@ -29,6 +29,9 @@ const BATCH: usize = 256;
 /// mistake in `decide`, which must not spin.
 const ROUNDS: usize = 16;
 
+/// Nobody reads `/status` or an Event faster.
+const PUBLISH_EVERY: Duration = Duration::from_millis(50);
+
 /// What the loop sets to work. The daemon gives threads; tests may give something else.
 pub trait Workers {
     /// An action for the API server.
@@ -63,6 +66,7 @@ pub struct Loop<W> {
     started: Instant,
     next_poll: Duration,
     next_cleanup: Duration,
+    next_publish: Duration,
     configmap: Option<String>,
     selection: Option<Selection>,
 }
@@ -79,6 +83,7 @@ impl<W: Workers> Loop<W> {
             started: Instant::now(),
             next_poll: pace.polling_interval,
             next_cleanup: pace.cleanup_interval,
+            next_publish: Duration::ZERO,
             pace,
             configmap: None,
             selection: None,
@@ -150,11 +155,21 @@ impl<W: Workers> Loop<W> {
         if let Some(request) = self.state.look(&plan) {
             self.workers.look(request);
         }
-        self.publisher.publish(&self.state.snapshot, &plan, |note| self.workers.tell(note));
+        self.publish(&mut plan);
         if matches!(self.state.snapshot.memory, Memory::Locked { .. }) {
             plan.wake(self.ledger_retry);
         }
         plan.wake_at
+    }
+
+    /// Shows what was decided, but not at every turn of a burst: it costs as much as the decision.
+    fn publish(&mut self, plan: &mut Plan) {
+        let now = self.state.snapshot.now;
+        if now < self.next_publish {
+            return plan.wake(self.next_publish);
+        }
+        self.next_publish = now + PUBLISH_EVERY;
+        self.publisher.publish(&self.state.snapshot, plan, |note| self.workers.tell(note));
     }
 
     /// Makes entries durable before anything is done about them. What cannot be written did not happen.

@@ -10,7 +10,7 @@ use crate::record::{About, Note};
 use crate::serve::{Board, Metrics};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,9 +18,8 @@ use std::time::Duration;
 pub struct Publisher {
     board: Arc<Board>,
     metrics: Arc<Metrics>,
-    devices: BTreeMap<PathBuf, (Word, String)>,
-    notices: Vec<Notice>,
-    awaited: Option<String>,
+    /// What was shown last.
+    shown: Shown,
     /// Running cleanings: when they began, and how many of their bytes are counted.
     cleanings: BTreeMap<JobId, (Duration, u64)>,
     /// Ended since the last turn, for their Events.
@@ -28,7 +27,7 @@ pub struct Publisher {
 }
 
 /// The document of `/status`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Status {
     node: String,
@@ -42,17 +41,19 @@ struct Status {
     devices: Vec<Report>,
 }
 
+/// One document for the board and for the comparison with the next one.
+#[derive(Clone, Default)]
+struct Shown(Arc<Status>);
+
+impl Serialize for Shown {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
 impl Publisher {
     pub fn new(board: Arc<Board>, metrics: Arc<Metrics>) -> Publisher {
-        Publisher {
-            board,
-            metrics,
-            devices: BTreeMap::new(),
-            notices: Vec::new(),
-            awaited: None,
-            cleanings: BTreeMap::new(),
-            cleaned: Vec::new(),
-        }
+        Publisher { board, metrics, shown: Shown::default(), cleanings: BTreeMap::new(), cleaned: Vec::new() }
     }
 
     /// Counts what an event says before the state forgets it.
@@ -93,31 +94,31 @@ impl Publisher {
         }
     }
 
-    /// Shows the outcome of one turn.
-    pub fn publish(&mut self, s: &Snapshot, plan: &Plan, tell: impl Fn(Note)) {
+    /// Shows the outcome of one turn. Takes the reports and notices out of the plan.
+    pub fn publish(&mut self, s: &Snapshot, plan: &mut Plan, tell: impl Fn(Note)) {
         self.board.beat();
         let awaited = decide::awaited(s);
-        if awaited != self.awaited {
+        if awaited != self.shown.0.awaited || self.shown.0.node.is_empty() {
             match &awaited {
                 Some(what) => log::info!("{what}"),
                 None => log::info!("ready"),
             }
-            self.awaited = awaited.clone();
         }
         self.board.set_awaited(awaited.clone());
         self.gauges(s, &plan.reports);
         self.cleaned_events(s, &tell);
         self.device_changes(s, &plan.reports, &tell);
         self.notice_changes(s, &plan.notices, &tell);
-        self.board.publish(Status {
+        self.shown = Shown(Arc::new(Status {
             node: s.node_name.clone(),
             version: env!("CARGO_PKG_VERSION"),
             awaited,
             settings: settings_line(&s.settings),
             memory: memory_line(&s.memory),
-            notices: plan.notices.clone(),
-            devices: plan.reports.clone(),
-        });
+            notices: std::mem::take(&mut plan.notices),
+            devices: std::mem::take(&mut plan.reports),
+        }));
+        self.board.publish(self.shown.clone());
     }
 
     fn gauges(&self, s: &Snapshot, reports: &[Report]) {
@@ -147,32 +148,34 @@ impl Publisher {
         }
     }
 
-    fn device_changes(&mut self, s: &Snapshot, reports: &[Report], tell: &impl Fn(Note)) {
-        let mut now = BTreeMap::new();
+    fn device_changes(&self, s: &Snapshot, reports: &[Report], tell: &impl Fn(Note)) {
+        // A path may have several reports: its device's, and those of volumes that name it besides.
+        let mut before: BTreeMap<&Path, Vec<&Report>> = BTreeMap::new();
+        for report in &self.shown.0.devices {
+            before.entry(&report.path).or_default().push(report);
+        }
+        let none = Vec::new();
         for report in reports {
-            let said = (report.state, report.reason.clone());
-            if self.devices.get(&report.path) != Some(&said) {
-                let before = self.devices.get(&report.path).map(|(word, _)| *word);
-                say(s, report, before, tell);
-            }
-            now.insert(report.path.clone(), said);
-        }
-        for (path, (word, _)) in &self.devices {
-            if !now.contains_key(path) {
-                log::info!("{}: {} before, not seen or selected any more", path.display(), word.as_str());
+            let old = before.get(report.path.as_path()).unwrap_or(&none);
+            if !old.iter().any(|old| (old.state, &old.reason) == (report.state, &report.reason)) {
+                say(s, report, old.first().map(|old| old.state), tell);
             }
         }
-        self.devices = now;
+        for report in reports {
+            before.remove(report.path.as_path());
+        }
+        for old in before.values().flatten() {
+            log::info!("{}: {} before, not seen or selected any more", old.path.display(), old.state.as_str());
+        }
     }
 
-    fn notice_changes(&mut self, s: &Snapshot, notices: &[Notice], tell: &impl Fn(Note)) {
-        for notice in notices.iter().filter(|notice| !self.notices.contains(notice)) {
+    fn notice_changes(&self, s: &Snapshot, notices: &[Notice], tell: &impl Fn(Note)) {
+        for notice in notices.iter().filter(|notice| !self.shown.0.notices.contains(notice)) {
             log::warn!("{}: {}", notice.reason, notice.message);
             if let Some(about) = about_node(s) {
                 tell(Note { about, reason: notice.reason, warning: true, message: notice.message.clone() });
             }
         }
-        self.notices = notices.to_vec();
     }
 }
 

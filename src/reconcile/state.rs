@@ -128,7 +128,7 @@ impl State {
     fn pvs(&mut self, update: WatchUpdate<PersistentVolume>) {
         match update {
             WatchUpdate::Replaced(pvs) => {
-                let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), pv)).collect();
+                let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), kept(pv))).collect();
                 let known = self.snapshot.pvs.take().unwrap_or_default();
                 for gone in known.values().filter(|pv| !all.contains_key(&pv.metadata.name)) {
                     self.touch(&gone.metadata.uid);
@@ -146,7 +146,7 @@ impl State {
                     self.touch(&old);
                 }
                 if let Some(pvs) = &mut self.snapshot.pvs {
-                    pvs.insert(pv.metadata.name.clone(), pv);
+                    pvs.insert(pv.metadata.name.clone(), kept(pv));
                 }
             }
             WatchUpdate::Deleted(pv) => {
@@ -349,15 +349,16 @@ impl State {
         }
     }
 
-    /// A PV from a live answer, unless the watch was faster.
-    fn learn(&mut self, pv: PersistentVolume) {
+    /// A PV from a live answer, unless the watch was faster. Returns whether it is one that the watch shows.
+    fn learn(&mut self, pv: PersistentVolume) -> bool {
         let ours = pv.metadata.labels.get(names::NODE_LABEL) == Some(&self.snapshot.node_label());
-        let Some(pvs) = &mut self.snapshot.pvs else { return };
+        let Some(pvs) = &mut self.snapshot.pvs else { return ours };
         let known = pvs.get(&pv.metadata.name).is_some_and(|old| old.metadata.uid == pv.metadata.uid);
         let vanished = self.snapshot.vanished.contains_key(&pv.metadata.uid);
         if ours && !known && !vanished {
-            pvs.insert(pv.metadata.name.clone(), pv);
+            pvs.insert(pv.metadata.name.clone(), kept(pv));
         }
+        ours
     }
 
     fn looked(&mut self, entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure>) {
@@ -366,7 +367,12 @@ impl State {
                 Some(pv) if self.is_offer(&entry, &pv) => {
                     self.snapshot.absences.remove(&entry);
                     self.snapshot.vanished.remove(&pv.metadata.uid);
-                    self.learn(*pv);
+                    let name = pv.metadata.name.clone();
+                    if !self.learn(*pv) {
+                        // The watch will not show it either: without a wait this would ask again and again.
+                        let why = format!("PersistentVolume {name} has lost its label {}", names::NODE_LABEL);
+                        self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
+                    }
                 }
                 _ => {
                     let turn = self.snapshot.turn;
@@ -460,11 +466,20 @@ impl State {
             .map(|local| PathBuf::from(&local.path))
             .chain(marker.into_iter().flat_map(|marker| &marker.foreign).map(|pv| pv.path.clone()))
             .collect();
+        // A device that is being cleaned is held exclusively: a second opener would only disturb.
+        let cleaning = self.snapshot.jobs.keys().filter_map(|id| self.snapshot.entries.get(id));
+        let untouched = with_pv.iter().cloned().chain(cleaning.map(|entry| entry.path.clone())).collect();
         let selection = self.snapshot.settings().map(|settings| settings.selection.clone());
-        let mut extra = with_pv.clone();
+        let mut extra = with_pv;
         extra.extend(self.snapshot.entries.values().map(|entry| entry.path.clone()));
         let generation = self.snapshot.turn;
         self.looks = Looks { wanted: false, in_flight: Some(generation), selection: selection.clone() };
-        Some(ScanRequest { generation, selection, extra, untouched: with_pv })
+        Some(ScanRequest { generation, selection, extra, untouched })
     }
+}
+
+/// A PV without what no decision looks at: on a node with many volumes it is most of the memory.
+fn kept(mut pv: PersistentVolume) -> PersistentVolume {
+    pv.spec.node_affinity = None;
+    pv
 }

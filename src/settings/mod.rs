@@ -108,31 +108,48 @@ impl Settings {
 
     /// The annotations that record on a PV what it was made with (the original's keys and values).
     pub fn annotations(&self) -> BTreeMap<String, String> {
-        let mut out = BTreeMap::new();
-        let mut put = |key: &str, value: &str| out.insert(format!("{SETTINGS_PREFIX}{key}"), value.to_owned());
-        put("storageClassName", &self.storage_class);
-        put("volumeMode", self.mode.as_str());
-        if let Some(fs_type) = self.mode.fs_type() {
-            put("fsType", fs_type);
-        }
-        put("deviceDir", &self.device_dir);
-        put("deviceNameFilter", &self.filter);
-        out
+        ON_PV.iter().filter_map(|key| Some(((*key).to_owned(), self.on_pv(key)?.to_owned()))).collect()
     }
 
-    /// The first settings annotation in which a PV differs, as `key: theirs, not ours`; `None` if it was made with these.
+    /// The first settings annotation in which a PV differs, as `key is theirs, the settings say ours`; `None` if it
+    /// was made with these.
     pub fn mismatch(&self, annotations: &BTreeMap<String, String>) -> Option<String> {
-        let ours = self.annotations();
-        KEYS_ON_PV.iter().find_map(|key| {
-            let name = format!("{SETTINGS_PREFIX}{key}");
-            let (ours, theirs) = (ours.get(&name), annotations.get(&name));
-            let show = |v: Option<&String>| v.map_or("unset".to_owned(), |v| format!("\"{v}\""));
-            (ours != theirs).then(|| format!("{key} is {}, the settings say {}", show(theirs), show(ours)))
+        ON_PV.iter().find_map(|key| {
+            let (ours, theirs) = (self.on_pv(key), annotations.get(*key).map(String::as_str));
+            let show = |value: Option<&str>| value.map_or("unset".to_owned(), |value| format!("\"{value}\""));
+            let short = key.strip_prefix(SETTINGS_PREFIX).unwrap_or(key);
+            (ours != theirs).then(|| format!("{short} is {}, the settings say {}", show(theirs), show(ours)))
         })
+    }
+
+    /// The settings that a PV's annotations record, if they are whole.
+    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Option<Settings> {
+        let data = ON_PV
+            .iter()
+            .filter_map(|key| Some((key.strip_prefix(SETTINGS_PREFIX)?.to_owned(), annotations.get(*key)?.clone())));
+        Settings::parse(&data.collect()).ok()
+    }
+
+    fn on_pv(&self, key: &str) -> Option<&str> {
+        match key.strip_prefix(SETTINGS_PREFIX)? {
+            "storageClassName" => Some(&self.storage_class),
+            "volumeMode" => Some(self.mode.as_str()),
+            "fsType" => self.mode.fs_type(),
+            "deviceDir" => Some(&self.device_dir),
+            "deviceNameFilter" => Some(&self.filter),
+            _ => None,
+        }
     }
 }
 
-const KEYS_ON_PV: [&str; 5] = ["storageClassName", "volumeMode", "fsType", "deviceDir", "deviceNameFilter"];
+/// Annotations of a PV that say what it was made with; each is [`SETTINGS_PREFIX`] and a key of the ConfigMap.
+const ON_PV: [&str; 5] = [
+    "local-pv-provisioner.cybozu.io/storageClassName",
+    "local-pv-provisioner.cybozu.io/volumeMode",
+    "local-pv-provisioner.cybozu.io/fsType",
+    "local-pv-provisioner.cybozu.io/deviceDir",
+    "local-pv-provisioner.cybozu.io/deviceNameFilter",
+];
 const KEYS: [&str; 8] = [
     "storageClassName",
     "volumeMode",

@@ -90,7 +90,7 @@ pub struct PersistentVolume {
 #[serde(rename_all = "camelCase", default)]
 pub struct PersistentVolumeSpec {
     #[serde(deserialize_with = "null_is_default")]
-    pub capacity: BTreeMap<String, String>,
+    pub capacity: Capacity,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub volume_mode: Option<String>,
     #[serde(deserialize_with = "null_is_default")]
@@ -105,6 +105,14 @@ pub struct PersistentVolumeSpec {
     pub claim_ref: Option<ClaimRef>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_affinity: Option<VolumeNodeAffinity>,
+}
+
+/// `capacity`: volumes have this one resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Capacity {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub storage: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,417 @@
+//! `lpp-bench`: measures the figures of the README and prints them as Markdown. It starts the agent, and expects a
+//! control plane to be there; `scripts/bench` brings both.
+
+use bench::agent::{self, Agent, Place};
+use bench::client::{Client, Result};
+use bench::devices::Devices;
+use bench::volumes::{self, Watched};
+use serde_json::{Value, json};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+const USAGE: &str = "\
+Usage: lpp-bench --program FILE --kubeconfig FILE --dir DIR [--quick] [--files] [--stop-controllers PID]
+
+Prints a Markdown table. DIR must be empty; devices and the agent's memory go there. PID is the kube-controller-manager,
+ended before thousands of volumes are loaded: it would be busy with them for minutes.
+";
+
+const NODE: &str = "bench-node";
+const GIB: u64 = 1 << 30;
+const MIB: f64 = 1_048_576.0;
+
+struct Options {
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    dir: PathBuf,
+    quick: bool,
+    files: bool,
+    controllers: Option<u32>,
+}
+
+/// How much is measured.
+struct Extent {
+    devices: usize,
+    polls: u64,
+    idle: Duration,
+    rounds: usize,
+    others: [usize; 2],
+}
+
+const FULL: Extent =
+    Extent { devices: 200, polls: 60, idle: Duration::from_secs(60), rounds: 15, others: [10_000, 30_000] };
+const QUICK: Extent = Extent { devices: 50, polls: 10, idle: Duration::from_secs(10), rounds: 5, others: [500, 1500] };
+
+fn options() -> Result<Option<Options>> {
+    let mut options = Options {
+        program: PathBuf::new(),
+        kubeconfig: PathBuf::new(),
+        dir: PathBuf::new(),
+        quick: false,
+        files: false,
+        controllers: None,
+    };
+    let mut arguments = std::env::args().skip(1);
+    while let Some(flag) = arguments.next() {
+        let mut value = || arguments.next().ok_or(format!("{flag} needs a value"));
+        match flag.as_str() {
+            "--program" => options.program = value()?.into(),
+            "--kubeconfig" => options.kubeconfig = value()?.into(),
+            "--dir" => options.dir = value()?.into(),
+            "--stop-controllers" => options.controllers = Some(value()?.parse()?),
+            "--quick" => options.quick = true,
+            "--files" => options.files = true,
+            "-h" | "--help" => return Ok(None),
+            other => return Err(format!("unknown argument {other}").into()),
+        }
+    }
+    Ok(Some(options))
+}
+
+fn say(text: &str) {
+    // Progress; nothing is left to do about a closed stderr.
+    let _ = writeln!(io::stderr(), "bench: {text}");
+}
+
+struct Row {
+    figure: String,
+    original: &'static str,
+    goal: &'static str,
+    measured: String,
+}
+
+/// Median and largest.
+fn spread(mut values: Vec<f64>) -> (f64, f64) {
+    values.sort_by(f64::total_cmp);
+    let middle = values.get(values.len() / 2).copied().unwrap_or(f64::NAN);
+    (middle, values.last().copied().unwrap_or(f64::NAN))
+}
+
+fn seconds(from: Instant, to: Instant) -> f64 {
+    to.saturating_duration_since(from).as_secs_f64()
+}
+
+struct Bench {
+    extent: Extent,
+    place: Place,
+    client: Client,
+    devices: Devices,
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+impl Bench {
+    fn row(&mut self, figure: impl Into<String>, original: &'static str, goal: &'static str, measured: String) {
+        let figure = figure.into();
+        say(&format!("{figure}: {measured}"));
+        self.rows.push(Row { figure, original, goal, measured });
+    }
+
+    fn note(&mut self, text: String) {
+        say(&text);
+        self.notes.push(text);
+    }
+
+    fn create(&mut self, path: &str, object: &Value) -> Result<Value> {
+        self.client.post(path, object)?.good()
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        self.create(
+            "/api/v1/nodes",
+            &json!({"apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}}),
+        )?;
+        self.create(
+            "/apis/storage.k8s.io/v1/storageclasses",
+            &json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "local-storage"},
+                "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}),
+        )?;
+        let dir = self.devices.dir.to_string_lossy().into_owned();
+        self.create(
+            "/api/v1/namespaces/kube-system/configmaps",
+            &json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "pv-spec"}, "data": {
+                "volumeMode": "Block", "deviceDir": dir, "deviceNameFilter": "^disk-[0-9]+$"}}),
+        )?;
+        say(&format!("{} sparse devices of 1 GiB", self.extent.devices));
+        for number in 0..self.extent.devices {
+            let name = format!("disk-{number}");
+            self.devices.prepare(&name)?;
+            self.devices.show(&name)?;
+        }
+        Ok(())
+    }
+
+    fn size(&mut self) -> Result<()> {
+        let bytes = std::fs::metadata(&self.place.program)?.len() as f64;
+        let measured = format!("{:.2} MiB", bytes / MIB);
+        self.row("static binary, stripped", "40.8 MB", "at most 4 MiB", measured);
+        Ok(())
+    }
+
+    /// From nothing to all volumes. Leaves the agent running.
+    fn first_start(&mut self) -> Result<Agent> {
+        let watched = Watched::start(&self.client, NODE)?;
+        let mut agent = Agent::start(&self.place, "5m")?;
+        let ready = agent.ready()?;
+        let (made, available) = watched.filled(self.extent.devices, true)?;
+        let made = seconds(agent.started, made);
+        let cpu = agent.cpu()?;
+        let cleaning = agent.metric("local_pv_provisioner_cleaning_duration_seconds_sum", |_| true)?;
+        let requests =
+            agent.metric("local_pv_provisioner_api_request_duration_seconds_sum", |l| l.contains("\"create\""))?;
+        let others =
+            agent.metric("local_pv_provisioner_api_request_duration_seconds_sum", |l| !l.contains("\"create\""))?;
+        let available = available.map_or(f64::NAN, |at| seconds(agent.started, at));
+        self.row(
+            format!("{} sparse 1 GiB devices to as many PVs created, real API server", self.extent.devices),
+            "49.6 s",
+            "at most 3 s",
+            format!("{made:.1} s (all Available after {available:.1} s)"),
+        );
+        self.note(format!(
+            "Those {made:.1} s: ready after {:.1} s; over all threads {cleaning:.1} s in cleanings, {requests:.1} s waiting \
+             for `create`, {others:.1} s for other requests, and {cpu:.1} s of CPU.",
+            ready.as_secs_f64()
+        ));
+        Ok(agent)
+    }
+
+    /// A claim takes a volume, its user writes, the claim goes.
+    fn releases(&mut self) -> Result<()> {
+        let (mut deleted, mut offered, mut available) = (Vec::new(), Vec::new(), Vec::new());
+        let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+        for round in 0..self.extent.rounds {
+            let (device, claim) = (format!("disk-{round}"), format!("claim-{round}"));
+            let volume = format!("local-{NODE}-{device}");
+            let watched = Watched::start(&self.client, NODE)?;
+            let object = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim}, "spec": {
+                "storageClassName": "local-storage", "volumeName": volume, "volumeMode": "Block",
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Ki"}}}});
+            self.create(claims, &object)?;
+            let bound = watched.until("a volume Bound", |c| c.name == volume && c.phase == "Bound")?;
+            self.devices.fill(&device, 100 << 20)?;
+            // The claim's protection waits until it is Bound too.
+            let path = format!("{claims}/{claim}");
+            let end = Instant::now() + Duration::from_secs(20);
+            while self.client.get(&path)?.good()?.pointer("/status/phase") != Some(&json!("Bound")) {
+                if Instant::now() > end {
+                    return Err("a claim does not become Bound".into());
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            self.client.delete(&path)?.good()?;
+            let ours = |uid: &str| uid == bound.uid;
+            let released = watched.until("a volume Released", |c| ours(&c.uid) && c.phase == "Released")?.at;
+            let gone = watched.until("it deleted", |c| ours(&c.uid) && c.kind == "DELETED")?.at;
+            let again = watched.until("it offered again", |c| c.name == volume && !ours(&c.uid))?;
+            let free = match again.phase.as_str() {
+                "Available" => again.at,
+                _ => watched.until("it Available again", |c| c.uid == again.uid && c.phase == "Available")?.at,
+            };
+            deleted.push(seconds(released, gone));
+            offered.push(seconds(released, again.at));
+            available.push(seconds(released, free));
+        }
+        let ((deleted, deleted_max), (offered, offered_max), (available, _)) =
+            (spread(deleted), spread(offered), spread(available));
+        self.row(
+            "Released to PV deleted / to offered again",
+            "1.8 s / 3.2 s",
+            "at most 0.3 s / 0.6 s",
+            format!("{deleted:.2} s / {offered:.2} s (slowest {deleted_max:.2} s / {offered_max:.2} s)"),
+        );
+        self.note(format!(
+            "Released: {} claims one after the other, each device with 100 MiB of data, `cleaning: quick`; from the watch \
+             event with phase Released to the one with DELETED and the one with the new volume (Available after {available:.2} s); medians.",
+            self.extent.rounds
+        ));
+        Ok(())
+    }
+
+    /// Devices appear one at a time.
+    fn appearances(&mut self) -> Result<()> {
+        let mut times = Vec::new();
+        for round in 0..self.extent.rounds {
+            let name = format!("disk-{}", self.extent.devices + round);
+            self.devices.prepare(&name)?;
+            let watched = Watched::start(&self.client, NODE)?;
+            // A burst would be one change to the agent.
+            std::thread::sleep(Duration::from_millis(300));
+            let shown = Instant::now();
+            self.devices.show(&name)?;
+            let made = watched.until("its volume", |c| c.kind == "ADDED" && c.name.ends_with(&name))?;
+            times.push(seconds(shown, made.at));
+        }
+        let (middle, most) = spread(times);
+        self.row(
+            "new device appears to PV exists",
+            "next poll (5 min)",
+            "at most 1 s",
+            format!("{middle:.2} s (slowest {most:.2} s)"),
+        );
+        Ok(())
+    }
+
+    /// Polls in which nothing changes, and the time between polls.
+    fn idle(&mut self) -> Result<()> {
+        let all = |agent: &mut Agent| agent.metric("local_pv_provisioner_api_requests_total", |_| true);
+        let mut agent = Agent::start(&self.place, "1h")?;
+        agent.ready()?;
+        // The first look and the take-over of the volumes are not idleness.
+        std::thread::sleep(Duration::from_secs(3));
+        let (before, begun) = (agent.cpu_of_threads()?, Instant::now());
+        std::thread::sleep(self.extent.idle);
+        let between = (agent.cpu_of_threads()? - before) / begun.elapsed().as_secs_f64();
+        agent.stop()?;
+
+        let mut agent = Agent::start(&self.place, "1s")?;
+        agent.ready()?;
+        std::thread::sleep(Duration::from_secs(3));
+        let (cpu, requests) = (agent.cpu()?, all(&mut agent)?);
+        std::thread::sleep(Duration::from_secs(self.extent.polls));
+        let (polls, requests) = (self.extent.polls as f64, all(&mut agent)? - requests);
+        let a_poll = (agent.cpu()? - cpu) / polls;
+        agent.stop()?;
+        self.row(
+            format!("API requests of a poll in which nothing changed, {} devices", self.extent.devices),
+            "200",
+            "0",
+            format!("{:.1} ({requests:.0} in {polls:.0} polls)", requests / polls),
+        );
+        self.row(
+            format!("CPU of an idle hour with {} devices", self.extent.devices),
+            "not measured",
+            "at most 1 s",
+            format!("{:.2} s", 12.0 * a_poll + 3600.0 * between),
+        );
+        self.note(format!(
+            "CPU of an idle hour: 12 polls of {:.1} ms (mean of {polls:.0} at an interval of 1 s) and 3600 s between polls of {:.1} µs \
+             each (measured for {:.0} s).",
+            a_poll * 1e3,
+            between * 1e6,
+            self.extent.idle.as_secs_f64()
+        ));
+        Ok(())
+    }
+
+    /// The agent's first start on a node whose cluster has many volumes of other nodes, and polls after it.
+    fn memory(&mut self, from: usize, to: usize) -> Result<f64> {
+        say(&format!("loading volumes of other nodes up to {to}"));
+        let begun = Instant::now();
+        volumes::load(&self.client, from, to)?;
+        say(&format!("loaded in {:.0} s", begun.elapsed().as_secs_f64()));
+        self.start_over()?;
+        let watched = Watched::start(&self.client, NODE)?;
+        let mut agent = Agent::start(&self.place, "1s")?;
+        agent.ready()?;
+        let count = std::fs::read_dir(&self.devices.dir)?.count();
+        watched.filled(count, false)?;
+        std::thread::sleep(Duration::from_secs(self.extent.polls));
+        let (resident, most) = (agent.memory("VmRSS")?, agent.memory("VmHWM")?);
+        agent.stop()?;
+        say(&format!("{to} others: resident {:.2} MiB, at most {:.2} MiB", resident / MIB, most / MIB));
+        self.note(format!(
+            "Memory with {to} others: {:.2} MiB resident after {} polls at an interval of 1 s, {:.2} MiB at the most ever, {count} own \
+             volumes, made in the same run.",
+            resident / MIB,
+            self.extent.polls,
+            most / MIB
+        ));
+        Ok(resident)
+    }
+
+    /// No volumes of ours and no ledger; the devices are blank.
+    fn start_over(&mut self) -> Result<()> {
+        agent::forget(&self.place.state_dir)?;
+        let list = self.client.get(&volumes::of_node(NODE))?.good()?;
+        for volume in list["items"].as_array().ok_or("no list")? {
+            let path = format!("{}/{}", volumes::PATH, volume["metadata"]["name"].as_str().unwrap_or_default());
+            self.client.delete(&path)?;
+            // Who would drop this is the controller manager, which may not run any more.
+            self.client.patch(&path, &json!({"metadata": {"finalizers": null}}))?;
+        }
+        Ok(())
+    }
+
+    fn run(&mut self, controllers: Option<u32>) -> Result<()> {
+        self.size()?;
+        self.prepare()?;
+        let agent = self.first_start()?;
+        self.releases()?;
+        self.appearances()?;
+        agent.stop()?;
+        self.idle()?;
+        if let Some(pid) = controllers {
+            std::process::Command::new("kill").arg(pid.to_string()).status()?;
+        }
+        let [few, many] = self.extent.others;
+        let with_few = self.memory(0, few)?;
+        let with_many = self.memory(few, many)?;
+        self.row(
+            format!(
+                "resident memory, {} own PVs and {few} (and {many}) of other nodes in the cluster",
+                self.extent.devices
+            ),
+            "136 MB (with 10,000)",
+            "at most 6 MiB, and the same with 30,000",
+            format!("{:.1} MiB ({:.1} MiB)", with_few / MIB, with_many / MIB),
+        );
+        // As the README has it: size, memory, then the rest.
+        if let Some(row) = self.rows.pop() {
+            self.rows.insert(1, row);
+        }
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        let mut text = String::from("| Figure | Original | To reach | Measured |\n|---|---|---|---|\n");
+        for row in &self.rows {
+            text.push_str(&format!("| {} | {} | {} | {} |\n", row.figure, row.original, row.goal, row.measured));
+        }
+        text.push('\n');
+        for note in &self.notes {
+            text.push_str(&format!("- {note}\n"));
+        }
+        text
+    }
+}
+
+fn run(options: Options) -> Result<String> {
+    let client = Client::new(Some(&options.kubeconfig))?;
+    let mut bench = Bench {
+        extent: if options.quick { QUICK } else { FULL },
+        place: Place {
+            program: options.program,
+            kubeconfig: options.kubeconfig,
+            node: NODE.to_owned(),
+            state_dir: options.dir.join("state"),
+            log: options.dir.join("agent.log"),
+            files: options.files,
+        },
+        client,
+        devices: Devices::new(&options.dir, options.files, GIB)?,
+        rows: Vec::new(),
+        notes: Vec::new(),
+    };
+    bench.run(options.controllers)?;
+    Ok(bench.table())
+}
+
+fn main() -> ExitCode {
+    let result = match options() {
+        Ok(Some(options)) => run(options),
+        Ok(None) => Ok(USAGE.to_owned()),
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(text) if io::stdout().write_all(text.as_bytes()).is_ok() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("FAILED: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The decision core against a simulated world: the rules of DESIGN section 5 under random and under all orders of
+//! events, faults and crashes. Pure: no thread, no clock, no file.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests fail and speak as tests do")]
+
+mod api;
+mod canon;
+mod daemon;
+mod disk;
+mod drain;
+mod enabled;
+mod mutants;
+mod oracle;
+mod scenarios;
+mod search;
+mod step;
+mod walk;
+mod world;
