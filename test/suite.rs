@@ -7,5 +7,6 @@ mod layers;
 mod manifests;
 mod model;
 mod readme;
+mod real;
 mod serve;
 mod support;

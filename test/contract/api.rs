@@ -37,8 +37,13 @@ impl Api {
     }
 
     /// `None` where there is no real control plane, which is said.
-    pub fn real(_case: &str) -> Option<Api> {
+    pub fn real() -> Option<Api> {
         control_plane().map(|plane| Api::new(&plane.kubeconfig, None))
+    }
+
+    /// A real server that is a test's own.
+    pub fn at(kubeconfig: &Path) -> Api {
+        Api::new(kubeconfig, None)
     }
 
     fn new(kubeconfig: &Path, server: Option<Server>) -> Api {
@@ -80,7 +85,7 @@ impl Api {
         }
     }
 
-    /// Makes the history forget its beginning; a real server's watches know nothing from before its start.
+    /// Makes the history forget its beginning; a real server's watches know nothing from before its last start.
     pub fn forget_history(&self) {
         if let Some(server) = &self.server {
             server.compact();
@@ -143,12 +148,16 @@ impl Api {
         })
     }
 
-    /// A claim on one volume by name; its UID.
+    /// A claim on one volume of the case by name; its UID.
     pub fn claim(&self, name: &str, volume: &str) -> String {
+        self.claim_of_class(name, volume, &self.case)
+    }
+
+    pub fn claim_of_class(&self, name: &str, volume: &str, class: &str) -> String {
         let claim = json!({
             "metadata": {"name": format!("{}-{name}", self.case)},
             "spec": {
-                "accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": self.case,
+                "accessModes": ["ReadWriteOnce"], "volumeMode": "Block", "storageClassName": class,
                 "volumeName": volume, "resources": {"requests": {"storage": "1Mi"}},
             },
         });
