@@ -1,6 +1,7 @@
 //! What must be when the troubles are over: the system comes to rest by itself, says what waits for a person, and when
 //! the person has done that, every device is offered.
 
+use super::api::NODE;
 use super::daemon::Stage;
 use super::disk::Cell;
 use super::world::{Budget, Step, Violation, World};
@@ -116,8 +117,12 @@ impl World {
     }
 
     fn pvs_of(&self, disk: usize) -> Vec<&PersistentVolume> {
+        // A PV of the name that its own would get stands in its way as well.
+        let name = self.disks[disk].slot.map(|slot| names::pv_name(NODE, &format!("slot{slot}")));
         let meant = |pv: &&PersistentVolume| {
-            self.disk_of(pv) == Some(disk) || self.api.made_for.get(&pv.metadata.uid) == Some(&disk)
+            self.disk_of(pv) == Some(disk)
+                || self.api.made_for.get(&pv.metadata.uid) == Some(&disk)
+                || Some(&pv.metadata.name) == name.as_ref()
         };
         self.api.pvs.values().filter(meant).collect()
     }

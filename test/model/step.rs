@@ -332,6 +332,7 @@ impl World {
             self.api.made_for.insert(created.metadata.uid.clone(), disk);
         }
         self.api.posted.insert(created.metadata.uid.clone());
+        self.known.insert(created.metadata.uid.clone());
         oracle::landed(self, &created);
         created
     }
@@ -346,7 +347,9 @@ impl World {
         if let Ok(owners) = serde_json::from_value(patch["metadata"]["ownerReferences"].clone()) {
             pv.metadata.owner_references = owners;
         }
-        pv.spec.capacity.extend(strings(&patch["spec"]["capacity"]));
+        if let Ok(capacity) = serde_json::from_value(patch["spec"]["capacity"].clone()) {
+            pv.spec.capacity = capacity;
+        }
         self.api.put(pv);
     }
 
@@ -513,6 +516,9 @@ impl World {
         let mut new = self.api.create(old.clone());
         if let Some(disk) = self.api.made_for.get(&old.metadata.uid) {
             self.api.made_for.insert(new.metadata.uid.clone(), *disk);
+        }
+        if self.known.contains(&old.metadata.uid) {
+            self.known.insert(new.metadata.uid.clone());
         }
         new.status.phase = phase;
         self.api.put(new);
