@@ -240,10 +240,11 @@ impl World {
                 State::Offered { pv: known } => known.uid == pv.metadata.uid,
                 _ => false,
             });
-            // What a forger has offered is the forger's doing; it was taken over as it was.
-            let forged = self.api.forged.contains(&pv.metadata.uid);
-            let tenant = matches!(disk.cells[0], Cell::Tenant { .. }) && !forged;
-            if pv.status.phase != Phase::Available || !known || tenant || disk.owed {
+            // What a forger offered, or a person gave back uncleaned, is their doing; it was taken over as it was.
+            let uid = &pv.metadata.uid;
+            let excused = self.api.forged.contains(uid) || self.api.given_back.contains(uid);
+            let tenant = (matches!(disk.cells[0], Cell::Tenant { .. }) || disk.owed) && !excused;
+            if pv.status.phase != Phase::Available || !known || tenant {
                 return broken(rule, format!("disk {at}: {}", super::walk::brief(self)));
             }
         }

@@ -193,10 +193,15 @@ impl World {
                 }
             }
             Step::Delete(name) => self.api.delete(name),
-            Step::ClearClaim(name) => self.api.change(name, |pv| {
-                pv.spec.claim_ref = None;
-                pv.status.phase = Phase::Available;
-            }),
+            Step::ClearClaim(name) => {
+                if let Some(pv) = self.api.pvs.get(name) {
+                    self.api.given_back.insert(pv.metadata.uid.clone());
+                }
+                self.api.change(name, |pv| {
+                    pv.spec.claim_ref = None;
+                    pv.status.phase = Phase::Available;
+                });
+            }
             Step::Unlabel(name) => self.api.change(name, |pv| {
                 pv.metadata.labels.remove(names::NODE_LABEL);
             }),
@@ -516,6 +521,9 @@ impl World {
         let mut new = self.api.create(old.clone());
         if let Some(disk) = self.api.made_for.get(&old.metadata.uid) {
             self.api.made_for.insert(new.metadata.uid.clone(), *disk);
+        }
+        if self.api.given_back.contains(&old.metadata.uid) {
+            self.api.given_back.insert(new.metadata.uid.clone());
         }
         if self.known.contains(&old.metadata.uid) {
             self.known.insert(new.metadata.uid.clone());
