@@ -91,8 +91,9 @@ impl World {
     }
 
     fn fairly(&mut self, step: &Step) -> Rested {
+        let before = if self.loud { super::walk::brief(self) } else { String::new() };
         self.step(step, true);
-        if self.loud {
+        if self.loud && before != super::walk::brief(self) {
             println!("  + {step:?}\n      {}", super::walk::brief(self));
         }
         self.violation.clone().map_or(Ok(()), Err)

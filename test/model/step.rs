@@ -176,7 +176,19 @@ impl World {
             }
             Step::LedgerFails => self.ledger_fails = true,
             Step::Unplug(disk) => self.disks[*disk].slot = None,
-            Step::Plug(disk, slot) => self.plug(*disk, *slot),
+            Step::Plug(disk, slot) => {
+                self.plug(*disk, *slot);
+                let leads_here: Vec<String> = self
+                    .api
+                    .pvs
+                    .values()
+                    .filter(|pv| self.disk_of(pv) == Some(*disk))
+                    .map(|pv| pv.metadata.uid.clone())
+                    .collect();
+                for uid in leads_here {
+                    self.api.made_for.entry(uid).or_insert(*disk);
+                }
+            }
             Step::Alias(slot) => self.alias[*slot] = !self.alias[*slot],
             Step::Reboot => {
                 if let Some(daemon) = self.daemon.take() {
