@@ -62,8 +62,8 @@ struct NodeArgs {
         hide_default_value = true
     )]
     default_pv_spec_configmap: String,
-    /// How to reach the API server; without it the pod's service account
-    #[arg(long, env = "KUBECONFIG", value_name = "FILE", default_value = "", hide_default_value = true)]
+    /// How to reach the API server; else what KUBECONFIG names, else the pod's service account
+    #[arg(long, env = "LP_KUBECONFIG", value_name = "FILE", default_value = "", hide_default_value = true)]
     kubeconfig: String,
     /// Where this node remembers its devices across restarts; empty: nowhere, and nothing that is not blank is
     /// written without approval
@@ -131,6 +131,8 @@ pub struct NodeOptions {
     pub default_configmap: Option<String>,
     pub kubeconfig: Option<PathBuf>,
     pub state_dir: Option<PathBuf>,
+    /// This is a pod of a cluster.
+    pub in_pod: bool,
     pub allow_regular_files: bool,
     pub development: bool,
     pub log_level: LevelFilter,
@@ -197,11 +199,8 @@ fn first_line(text: &str) -> String {
 }
 
 fn bad(flag: &str, problem: impl std::fmt::Display) -> UsageError {
-    let variable = match flag {
-        "kubeconfig" => "KUBECONFIG".to_owned(),
-        _ => format!("LP_{}", flag.to_uppercase().replace('-', "_")),
-    };
-    UsageError(format!("--{flag} ({variable}): {problem}"))
+    let variable = flag.to_uppercase().replace('-', "_");
+    UsageError(format!("--{flag} (LP_{variable}): {problem}"))
 }
 
 fn run_options(args: RunArgs, in_pod: bool) -> Result<RunOptions, UsageError> {
@@ -273,6 +272,7 @@ fn node_options(args: NodeArgs, in_pod: bool, with_cluster: bool) -> Result<Node
         default_configmap: non_empty(args.default_pv_spec_configmap),
         kubeconfig: non_empty(args.kubeconfig).map(PathBuf::from),
         state_dir,
+        in_pod,
         allow_regular_files,
         development: boolean("development", &args.development)?,
         log_level: args.log_level.parse().map_err(|_| {

@@ -2,9 +2,10 @@
 
 use crate::clean::job::Checks;
 use crate::clean::worker::Cleaners;
-use crate::cli::RunOptions;
+use crate::cli::{NodeOptions, RunOptions};
 use crate::decide::plan::Action;
 use crate::execute::{Executor, NodeScope};
+use crate::host::files::on_filesystem_of;
 use crate::host::mounts::Proc;
 use crate::kube::client::{Client, ClientError};
 use crate::kube::config::{Config, ConfigError};
@@ -28,6 +29,7 @@ use crate::record::{Note, Recorder};
 use crate::serve::{BEAT_EVERY, Board, Metrics, ServeError, Server};
 use crossbeam_channel::{Sender, bounded, unbounded};
 use nix::sys::signal::{SigSet, Signal};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::Builder;
 
@@ -83,11 +85,25 @@ pub fn run(options: RunOptions) -> Result<(), DaemonError> {
     log::info!("version {} on Node {node_name}, API server {}", env!("CARGO_PKG_VERSION"), client.server());
 
     // This thread is the reconcile thread from here on.
-    let mut workers = Loop::new(state, workers, publisher, options.node.state_dir.clone(), pace).run(&received);
+    let mut workers = Loop::new(state, workers, publisher, state_dir(&options.node), pace).run(&received);
     log::info!("ending");
     workers.stop(received);
     server.stop();
     Ok(())
+}
+
+/// The directory of the ledger, if it outlives this process. One in a container's own root goes with the pod: a
+/// manifest of the original, which mounts none, means no memory, not an empty one that can be believed.
+fn state_dir(options: &NodeOptions) -> Option<PathBuf> {
+    let dir = options.state_dir.as_deref()?;
+    if options.in_pod && on_filesystem_of(dir, Path::new("/")).unwrap_or(false) {
+        log::warn!(
+            "{} lies in the container and goes with it: no ledger is kept; mount a host path there",
+            dir.display()
+        );
+        return None;
+    }
+    Some(dir.to_path_buf())
 }
 
 fn blocked_signals() -> nix::Result<SigSet> {

@@ -274,7 +274,8 @@ impl<'a> Ctx<'a> {
         if let Memory::None { .. } = self.s.memory {
             self.notice(
                 "MemoryLost",
-                "no ledger is kept (--state-dir \"\"): nothing that is not blank is written without approval",
+                "no ledger is kept (--state-dir is empty, or lies in the container and not on the host): nothing that is not \
+                 blank is written without approval",
             );
         } else if let Some(lost) = marker.lost.clone() {
             if self.approved(&lost.nonce) {

@@ -373,7 +373,8 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
             return;
         }
         _ => {
-            let report = ctx.report(entry, Word::Absent, format!("its device is not there; quarantined: {why}"));
+            let mut report = ctx.report(entry, Word::Absent, format!("its device is not there; quarantined: {why}"));
+            report.next = pv.map(|pv| format!("if it will not return, kubectl delete pv {}", pv.name));
             return ctx.push(report);
         }
     };

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -106,6 +106,12 @@ fn temporary_beside(path: &Path) -> Result<(&Path, PathBuf), FilesError> {
     Ok((dir, dir.join(temporary)))
 }
 
+/// Whether a directory, or the nearest one above it that exists, is on the same filesystem as another path.
+pub fn on_filesystem_of(dir: &Path, other: &Path) -> io::Result<bool> {
+    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(dir);
+    Ok(fs::metadata(existing)?.dev() == fs::metadata(other)?.dev())
+}
+
 /// A lock that ends with the process, however it ends.
 #[derive(Debug)]
 pub struct Lock {
@@ -198,6 +204,12 @@ mod tests {
             fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_yet_is_on_the_filesystem_it_would_be_made_on() {
+        assert!(on_filesystem_of(Path::new("/proc/no/such/directory"), Path::new("/proc")).unwrap());
+        assert!(!on_filesystem_of(Path::new("/proc/no/such/directory"), Path::new("/sys")).unwrap());
     }
 
     #[test]

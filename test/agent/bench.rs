@@ -135,7 +135,6 @@ impl Bench {
         self.server.get("pv", &self.pv_name(device))
     }
 
-
     /// Waits until the device has a PV in this phase.
     pub fn await_phase(&self, device: &Path, phase: &str) -> Value {
         eventually(&format!("{} is {phase}", device.display()), || {

@@ -101,8 +101,10 @@ impl Api {
     pub fn create(&mut self, mut pv: PersistentVolume) -> PersistentVolume {
         pv.metadata.uid = format!("uid-{}", self.draw());
         self.wall += 10;
-        pv.metadata.creation_timestamp =
-            Some(humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(self.wall)).to_string());
+        pv.metadata.creation_timestamp = Some(
+            humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_secs(self.wall))
+                .to_string(),
+        );
         self.put(pv)
     }
 

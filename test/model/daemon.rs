@@ -194,12 +194,9 @@ impl World {
             daemon.state.dispatched(action);
             let at = |id| daemon.workers.iter().position(|worker| worker.job.id == id);
             match action {
-                Action::StartCleaning { job, .. } => daemon.workers.push(Worker {
-                    job: job.clone(),
-                    stage: Stage::Queued,
-                    disk: None,
-                    read_live: None,
-                }),
+                Action::StartCleaning { job, .. } => {
+                    daemon.workers.push(Worker { job: job.clone(), stage: Stage::Queued, disk: None, read_live: None })
+                }
                 Action::Proceed { job, .. } => {
                     if let Some(at) = at(*job) {
                         daemon.workers[at].stage = Stage::Told;

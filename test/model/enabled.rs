@@ -231,9 +231,10 @@ impl World {
             | Step::RecreateNode { .. }
             | Step::Restore => &mut budget.admin,
             Step::Finalize(name) => {
-                let freely = self.api.pvs.get(name).is_some_and(|pv| {
-                    pv.metadata.deletion_timestamp.is_some() && pv.status.phase == Phase::Released
-                });
+                let freely =
+                    self.api.pvs.get(name).is_some_and(|pv| {
+                        pv.metadata.deletion_timestamp.is_some() && pv.status.phase == Phase::Released
+                    });
                 if freely {
                     return;
                 }

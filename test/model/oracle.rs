@@ -112,8 +112,7 @@ pub fn action(world: &mut World, daemon: &Daemon, action: &Action) {
     };
     let durable = world.store.entries.get(&entry.id).is_some_and(|stored| stored.state == entry.state);
     let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned().unwrap_or_default();
-    let as_written =
-        matches!(&entry.state, State::Offering { pv: name, offer_id: id } if *name == pv.metadata.name && *id == offer_id);
+    let as_written = matches!(&entry.state, State::Offering { pv: name, offer_id: id } if *name == pv.metadata.name && *id == offer_id);
     if !durable || !as_written {
         world.break_rule("an offer is durable before it is posted", format!("{:?}", entry.state));
     }
@@ -222,7 +221,9 @@ pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
             | Action::LetGo { entry, .. }
             | Action::CreatePv { entry, .. }
             | Action::LookForPv { entry, .. } => entry,
-            Action::ListAllPvs | Action::ReadForeign { .. } | Action::DeletePv { .. } | Action::RepairPv { .. } => continue,
+            Action::ListAllPvs | Action::ReadForeign { .. } | Action::DeletePv { .. } | Action::RepairPv { .. } => {
+                continue;
+            }
         };
         if written.contains(entry) {
             return world.break_rule(rule, format!("{entry} is written and acted on: {action:?}"));

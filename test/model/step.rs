@@ -243,7 +243,8 @@ impl World {
 
     fn absence_is_release(&mut self, list: &[PersistentVolume]) {
         let Some(daemon) = &mut self.daemon else { return };
-        let gone: Vec<PersistentVolume> = daemon.state.snapshot.pvs.iter().flatten().map(|(_, pv)| pv.clone()).collect();
+        let gone: Vec<PersistentVolume> =
+            daemon.state.snapshot.pvs.iter().flatten().map(|(_, pv)| pv.clone()).collect();
         for mut pv in gone {
             if !list.iter().any(|other| other.metadata.uid == pv.metadata.uid) {
                 pv.status.phase = Phase::Released;
@@ -601,9 +602,7 @@ impl World {
 fn lost(action: &Action) -> Outcome {
     let failure = failure();
     match action {
-        Action::ReadLive { entry, job, .. } => {
-            Outcome::Live { entry: entry.clone(), job: *job, answer: Err(failure) }
-        }
+        Action::ReadLive { entry, job, .. } => Outcome::Live { entry: entry.clone(), job: *job, answer: Err(failure) },
         Action::LookForPv { entry, .. } => Outcome::Looked { entry: entry.clone(), answer: Err(failure) },
         Action::CreatePv { entry, .. } => {
             Outcome::Created { entry: entry.clone(), answer: Err(CreateFailure::Unknown(failure)) }

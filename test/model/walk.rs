@@ -171,13 +171,18 @@ fn replay(seed: u64, mutant: Option<Mutant>, trace: &Trace, tell: bool) -> Optio
 pub fn brief(world: &World) -> String {
     let mut parts = Vec::new();
     for (at, disk) in world.disks.iter().enumerate() {
-        let cells: Vec<String> = disk.cells.iter().map(|cell| match cell {
-            Cell::Zero => "0".to_owned(),
-            Cell::Foreign(n) => format!("f{n}"),
-            Cell::Tenant { uid, claim } => format!("{uid}/{claim}"),
-        }).collect();
+        let cells: Vec<String> = disk
+            .cells
+            .iter()
+            .map(|cell| match cell {
+                Cell::Zero => "0".to_owned(),
+                Cell::Foreign(n) => format!("f{n}"),
+                Cell::Tenant { uid, claim } => format!("{uid}/{claim}"),
+            })
+            .collect();
         let slot = disk.slot.map_or("-".to_owned(), |slot| slot.to_string());
-        let marks = format!("{}{}", if disk.in_use { " used" } else { "" }, if disk.held.is_some() { " held" } else { "" });
+        let marks =
+            format!("{}{}", if disk.in_use { " used" } else { "" }, if disk.held.is_some() { " held" } else { "" });
         parts.push(format!("disk{at}@{slot}[{}]{marks}", cells.join(" ")));
     }
     for (name, pv) in &world.api.pvs {

@@ -269,10 +269,9 @@ impl World {
 
     pub fn set_config(&mut self, index: usize) {
         self.config = index;
-        self.api.configmap = self.configs[index].clone().map(|data| ConfigMap {
-            metadata: ObjectMeta { name: CONFIGMAP.into(), ..ObjectMeta::default() },
-            data,
-        });
+        self.api.configmap = self.configs[index]
+            .clone()
+            .map(|data| ConfigMap { metadata: ObjectMeta { name: CONFIGMAP.into(), ..ObjectMeta::default() }, data });
         self.config_news = self.daemon.is_some();
     }
 
