@@ -5,7 +5,7 @@ use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
 use super::{Ctx, offer, raw_device};
 use crate::kube::objects::{Node, PersistentVolume, Phase};
-use crate::model::device::{Comparison, Device};
+use crate::model::device::{Comparison, Device, Identity};
 use crate::model::memory::{self, Entry, State};
 use crate::model::{names, quantity};
 use crate::settings::Settings;
@@ -32,6 +32,10 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
     if annotated_identity(pv, group.device) == Comparison::Different {
         let why =
             format!("its identity annotation is not that of {} ({})", group.device.kernel_name, group.device.identity);
+        return leave(ctx, pv, Word::Error, why);
+    }
+    if pv.status.phase != Phase::Released && names_another(pv, group.device) {
+        let why = format!("its identity annotation has nothing in common with {}", group.device.kernel_name);
         return leave(ctx, pv, Word::Error, why);
     }
     if let Some(claim) = ctx.devices.claims_beside(index, Some(&pv.metadata.uid)) {
@@ -147,6 +151,14 @@ pub(super) fn annotated_identity(pv: &PersistentVolume, device: &Device) -> Comp
         .annotations
         .get(names::IDENTITY_ANNOTATION)
         .map_or(Comparison::Unknown, |annotation| memory::annotation_matches(annotation, device))
+}
+
+/// Whether strong facts are annotated and the device shows none of them: it may be another one in the same place.
+fn names_another(pv: &PersistentVolume, device: &Device) -> bool {
+    let annotation = pv.metadata.annotations.get(names::IDENTITY_ANNOTATION);
+    let strong =
+        annotation.and_then(|text| Identity::from_annotation(text)).is_some_and(|identity| !identity.is_weak());
+    strong && annotated_identity(pv, device) != Comparison::Same
 }
 
 enum Verdict {

@@ -208,14 +208,14 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
 /// `released`, `dirty`, `quarantined`.
 pub(super) fn entry(ctx: &mut Ctx<'_>, entry: &Entry) {
     match &entry.state {
-        State::Released { pv, outcome, .. } => released(ctx, entry, pv, *outcome),
+        State::Released { pv, claim_uid, outcome } => released(ctx, entry, pv, claim_uid, *outcome),
         State::Dirty { owed, .. } => dirty(ctx, entry, *owed),
         State::Quarantined { nonce, why, pv } => quarantined(ctx, entry, nonce, why, pv.as_ref()),
         _ => {}
     }
 }
 
-fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, outcome: Outcome) {
+fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, outcome: Outcome) {
     let Some(pv) = ctx.s.pv_by_uid(&pv_ref.name, &pv_ref.uid) else {
         if let_go_of(ctx, entry, "the PersistentVolume was deleted meanwhile") {
             return;
@@ -229,6 +229,13 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, outcome: Outcome) 
     if pv.status.phase != Phase::Released {
         // Somebody put it back into service: what was owed for the release is void, or data in use would be lost.
         if !let_go_of(ctx, entry, "the PersistentVolume is not Released any more") {
+            ctx.write(entry, raw_device::in_service_state(pv));
+        }
+        return;
+    }
+    if claim_of(pv) != claim_uid {
+        // It was in service in between, unseen: whatever was cleaned then says nothing about what the next tenant left.
+        if !let_go_of(ctx, entry, "the PersistentVolume was bound and released again") {
             ctx.write(entry, raw_device::in_service_state(pv));
         }
         return;
@@ -372,7 +379,8 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
             return;
         }
         _ => {
-            let report = ctx.report(entry, Word::Absent, format!("its device is not there; quarantined: {why}"));
+            let mut report = ctx.report(entry, Word::Absent, format!("its device is not there; quarantined: {why}"));
+            report.next = pv.map(|pv| format!("if it will not return, kubectl delete pv {}", pv.name));
             return ctx.push(report);
         }
     };
@@ -518,11 +526,15 @@ fn verdict(state: &State, answers: &[Option<Box<PersistentVolume>>]) -> Result<(
         if pv.status.phase != Phase::Released {
             return Err(format!("PersistentVolume {} is not Released any more", pv.metadata.name));
         }
-        if pv.spec.claim_ref.as_ref().map_or("", |claim| claim.uid.as_str()) != claim_uid {
+        if claim_of(pv) != claim_uid {
             return Err(format!("PersistentVolume {} has another claim now", pv.metadata.name));
         }
     }
     Ok(())
+}
+
+fn claim_of(pv: &PersistentVolume) -> &str {
+    pv.spec.claim_ref.as_ref().map_or("", |claim| claim.uid.as_str())
 }
 
 /// The PVs that may name the device: the one on record, and the one that its path would become.
