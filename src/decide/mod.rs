@@ -110,7 +110,7 @@ impl<'a> Ctx<'a> {
             mismatch: raw_device::settings_mismatch(s),
             devices,
             drawn: Cell::new(0),
-            plan: Plan::default(),
+            plan: Plan { reports: Vec::with_capacity(s.entries.len()), ..Plan::default() },
         }
     }
 
