@@ -3,9 +3,9 @@
 
 use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
-use super::{Ctx, offer, raw_device};
+use super::{Ctx, in_service, volume};
 use crate::kube::objects::{Node, PersistentVolume, Phase};
-use crate::model::device::{Comparison, Device};
+use crate::model::device::{Comparison, Device, Identity};
 use crate::model::memory::{self, Entry, State};
 use crate::model::{names, quantity};
 use crate::settings::Settings;
@@ -34,6 +34,10 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
             format!("its identity annotation is not that of {} ({})", group.device.kernel_name, group.device.identity);
         return leave(ctx, pv, Word::Error, why);
     }
+    if pv.status.phase != Phase::Released && names_another(pv, group.device) {
+        let why = format!("its identity annotation has nothing in common with {}", group.device.kernel_name);
+        return leave(ctx, pv, Word::Error, why);
+    }
     if let Some(claim) = ctx.devices.claims_beside(index, Some(&pv.metadata.uid)) {
         let why = format!("PersistentVolume {} names the same device", claim.name);
         return leave(ctx, pv, Word::Error, why);
@@ -55,14 +59,14 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
     let state = if pv.status.phase == Phase::Released {
         match release_is_believed(ctx, pv, index) {
             Verdict::Wait(why) => return leave(ctx, pv, Word::Waiting, why),
-            Verdict::Believed => raw_device::in_service_state(pv),
+            Verdict::Believed => in_service::state_of(pv),
             Verdict::Quarantine(why) => {
                 let reference = memory::PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
                 State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference) }
             }
         }
     } else {
-        raw_device::in_service_state(pv)
+        in_service::state_of(pv)
     };
     match replaced {
         Some(entry) => {
@@ -116,7 +120,7 @@ pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String>
     if pv.metadata.labels.get(names::NODE_LABEL) != Some(&s.node_label()) {
         return Err("its node label is not this node's".to_owned());
     }
-    let name = offer::pv_name(&s.node_name, Path::new(path));
+    let name = volume::pv_name(&s.node_name, Path::new(path));
     if name.as_deref() != Some(pv.metadata.name.as_str()) {
         return Err(format!("its name is not the one of {path} ({})", name.unwrap_or_default()));
     }
@@ -147,6 +151,14 @@ pub(super) fn annotated_identity(pv: &PersistentVolume, device: &Device) -> Comp
         .annotations
         .get(names::IDENTITY_ANNOTATION)
         .map_or(Comparison::Unknown, |annotation| memory::annotation_matches(annotation, device))
+}
+
+/// Whether strong facts are annotated and the device shows none of them: it may be another one in the same place.
+fn names_another(pv: &PersistentVolume, device: &Device) -> bool {
+    let annotation = pv.metadata.annotations.get(names::IDENTITY_ANNOTATION);
+    let strong =
+        annotation.and_then(|text| Identity::from_annotation(text)).is_some_and(|identity| !identity.is_weak());
+    strong && annotated_identity(pv, device) != Comparison::Same
 }
 
 enum Verdict {
@@ -212,7 +224,7 @@ pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, dev
         metadata
             .insert("annotations".to_owned(), json!({ names::IDENTITY_ANNOTATION: device.identity.to_annotation() }));
     }
-    let owner = offer::owner(node);
+    let owner = volume::owner(node);
     let owners = &pv.metadata.owner_references;
     if !owners.iter().any(|existing| existing.uid == owner.uid) {
         let others = owners.iter().filter(|existing| existing.kind != "Node" || existing.name != owner.name);

@@ -3,14 +3,17 @@
 
 mod adopt;
 pub mod backoff;
+mod cleaning;
 mod devices;
+mod in_service;
 pub mod memory;
-pub mod offer;
+mod offer;
 pub mod outcome;
 pub mod plan;
 mod raw_device;
 mod reclaim;
 pub mod snapshot;
+pub mod volume;
 
 use crate::model::memory::{self as entries, Entry, EntryId, Lost, Marker, Progress, State};
 use crate::model::names;
@@ -106,11 +109,11 @@ impl<'a> Ctx<'a> {
             s,
             known_uids: s.entries.values().filter_map(|e| e.state.pv()).map(|pv| pv.uid.as_str()).collect(),
             offers: s.entries.values().filter(offering).filter_map(|e| Some((e.state.pv_name()?, e))).collect(),
-            first_of_name: raw_device::first_of_name(s, &devices),
-            mismatch: raw_device::settings_mismatch(s),
+            first_of_name: offer::first_of_name(s, &devices),
+            mismatch: offer::settings_mismatch(s),
             devices,
             drawn: Cell::new(0),
-            plan: Plan::default(),
+            plan: Plan { reports: Vec::with_capacity(s.entries.len()), ..Plan::default() },
         }
     }
 
@@ -347,14 +350,14 @@ impl<'a> Ctx<'a> {
 
     fn entry(&mut self, entry: &'a Entry) {
         let here = matches!(self.devices.home(&entry.id), Home::Here(_));
-        if !here && reclaim::let_go_of(self, entry, "its device is not where it was") {
+        if !here && cleaning::let_go_of(self, entry, "its device is not where it was") {
             return;
         }
         match &entry.state {
             State::Preparing | State::Clean { .. } | State::Offering { .. } | State::Refused { .. } => {
                 raw_device::entry(self, entry);
             }
-            State::Offered { .. } | State::Bound { .. } => reclaim::in_service(self, entry),
+            State::Offered { .. } | State::Bound { .. } => in_service::in_service(self, entry),
             State::Released { .. } | State::Dirty { .. } | State::Quarantined { .. } => reclaim::entry(self, entry),
         }
     }

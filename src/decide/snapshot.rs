@@ -65,7 +65,8 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     pub turn: u64,
-    pub at: Duration,
+    /// When the entry was written; `None` where what it says of the device may be over (its PV went away).
+    pub written: Option<Duration>,
 }
 
 /// What is put off after a failure.
@@ -226,7 +227,7 @@ impl Snapshot {
     /// Whether what is known of an entry's device is younger than `age`: it was just cleaned, or just looked at.
     pub fn known_since(&self, id: &EntryId, age: Duration) -> bool {
         let young = |at: Duration| self.now.saturating_sub(at) <= age;
-        let cleaned = self.changed.get(id).is_some_and(|change| young(change.at));
+        let cleaned = self.changed.get(id).and_then(|change| change.written).is_some_and(young);
         cleaned || self.looked_since_change(id) && self.scan.as_ref().is_some_and(|scan| young(scan.at))
     }
 

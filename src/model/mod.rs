@@ -4,6 +4,7 @@ pub mod chain;
 pub mod cleaning;
 pub mod device;
 pub mod duration;
+pub mod flat_map;
 pub mod memory;
 pub mod names;
 pub mod partition_table;

@@ -15,7 +15,7 @@ use crate::model::names;
 use crate::model::scan::{ScanReport, ScanRequest, Selection};
 use crate::settings::{Settings, unknown_keys};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Deleted PVs are remembered for the entries that still name them; beyond so many the oldest knowledge is worth
@@ -130,8 +130,11 @@ impl State {
             WatchUpdate::Replaced(pvs) => {
                 let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), kept(pv))).collect();
                 let known = self.snapshot.pvs.take().unwrap_or_default();
-                for gone in known.values().filter(|pv| !all.contains_key(&pv.metadata.name)) {
-                    self.touch(&gone.metadata.uid);
+                let stays = |pv: &PersistentVolume| {
+                    all.get(&pv.metadata.name).is_some_and(|now| now.metadata.uid == pv.metadata.uid)
+                };
+                for gone in known.values().filter(|pv| !stays(pv)) {
+                    self.touch(gone);
                 }
                 for pv in all.values() {
                     self.look_for(pv);
@@ -142,7 +145,7 @@ impl State {
                 self.look_for(&pv);
                 // A name that comes back with another UID: the old one went without a word.
                 let replaced = self.snapshot.pv(&pv.metadata.name).filter(|old| old.metadata.uid != pv.metadata.uid);
-                if let Some(old) = replaced.map(|old| old.metadata.uid.clone()) {
+                if let Some(old) = replaced.cloned() {
                     self.touch(&old);
                 }
                 if let Some(pvs) = &mut self.snapshot.pvs {
@@ -150,7 +153,7 @@ impl State {
                 }
             }
             WatchUpdate::Deleted(pv) => {
-                self.touch(&pv.metadata.uid);
+                self.touch(&pv);
                 if let Some(pvs) = &mut self.snapshot.pvs
                     && pvs.get(&pv.metadata.name).is_some_and(|known| known.metadata.uid == pv.metadata.uid)
                 {
@@ -167,23 +170,34 @@ impl State {
         }
     }
 
-    /// What was seen of a PV's device before this moment says nothing about now.
-    fn touch(&mut self, uid: &str) {
-        let change = self.change();
-        let ids: Vec<EntryId> = self
-            .snapshot
-            .entries
-            .values()
-            .filter(|e| e.state.pv().is_some_and(|pv| pv.uid == uid))
-            .map(|e| e.id.clone())
-            .collect();
+    /// A PV went away. What was known of its device before this moment says nothing about now, whoever made the PV:
+    /// a tenant may have used the device, also after a cleaning whose result has not been written down yet.
+    fn touch(&mut self, pv: &PersistentVolume) {
+        let uid = &pv.metadata.uid;
+        let path = pv.spec.local.as_ref().map(|local| Path::new(&local.path));
+        let place_at = |path: &Path| {
+            let observation = self.snapshot.scan.as_ref()?.observations.get(path)?;
+            observation.device.as_ref().ok().map(|device| device.place)
+        };
+        let place = path.and_then(place_at);
+        let named = |entry: &Entry| {
+            entry.state.pv().is_some_and(|pv| pv.uid == *uid)
+                || path == Some(&entry.path)
+                || place.is_some() && place == place_at(&entry.path)
+        };
+        let ids: Vec<EntryId> = self.snapshot.entries.values().filter(|e| named(e)).map(|e| e.id.clone()).collect();
         for id in ids {
-            self.snapshot.changed.insert(id, change);
+            self.snapshot.changed.insert(id.clone(), Change { turn: self.snapshot.turn, written: None });
+            let unowned = self.snapshot.entries.get(&id).is_some_and(|entry| entry.state.pv().is_none());
+            let over = self.snapshot.jobs.get(&id).is_some_and(|job| matches!(job.stage, JobStage::Ended(_)));
+            if unowned && over {
+                self.snapshot.jobs.remove(&id);
+            }
         }
     }
 
     fn change(&self) -> Change {
-        Change { turn: self.snapshot.turn, at: self.snapshot.now }
+        Change { turn: self.snapshot.turn, written: Some(self.snapshot.now) }
     }
 
     /// A PV whose path was not looked at yet is a reason to look.
@@ -249,7 +263,7 @@ impl State {
             }
             CleanResult::NotBlank { found } => {
                 self.back_off(key, backoff::IN_USE, format!("not blank any more: {}", found.join(", ")), None);
-                self.snapshot.changed.insert(entry.clone(), self.change());
+                self.snapshot.changed.insert(entry.clone(), Change { turn: self.snapshot.turn, written: None });
                 self.looks.wanted = true;
                 false
             }
@@ -481,5 +495,6 @@ impl State {
 /// A PV without what no decision looks at: on a node with many volumes it is most of the memory.
 fn kept(mut pv: PersistentVolume) -> PersistentVolume {
     pv.spec.node_affinity = None;
+    pv.metadata.owner_references.shrink_to_fit();
     pv
 }

@@ -1,6 +1,7 @@
 //! What must be when the troubles are over: the system comes to rest by itself, says what waits for a person, and when
 //! the person has done that, every device is offered.
 
+use super::api::NODE;
 use super::daemon::Stage;
 use super::disk::Cell;
 use super::world::{Budget, Step, Violation, World};
@@ -90,8 +91,9 @@ impl World {
     }
 
     fn fairly(&mut self, step: &Step) -> Rested {
+        let before = if self.loud { super::walk::brief(self) } else { String::new() };
         self.step(step, true);
-        if self.loud {
+        if self.loud && before != super::walk::brief(self) {
             println!("  + {step:?}\n      {}", super::walk::brief(self));
         }
         self.violation.clone().map_or(Ok(()), Err)
@@ -116,8 +118,12 @@ impl World {
     }
 
     fn pvs_of(&self, disk: usize) -> Vec<&PersistentVolume> {
+        // A PV of the name that its own would get stands in its way as well.
+        let name = self.disks[disk].slot.map(|slot| names::pv_name(NODE, &format!("slot{slot}")));
         let meant = |pv: &&PersistentVolume| {
-            self.disk_of(pv) == Some(disk) || self.api.made_for.get(&pv.metadata.uid) == Some(&disk)
+            self.disk_of(pv) == Some(disk)
+                || self.api.made_for.get(&pv.metadata.uid) == Some(&disk)
+                || Some(&pv.metadata.name) == name.as_ref()
         };
         self.api.pvs.values().filter(meant).collect()
     }
@@ -179,6 +185,18 @@ impl World {
         self.approve_all()
     }
 
+    /// A quarantined volume whose device will not return (a weak one in another slot) is deleted by hand, as the report
+    /// says.
+    fn a_person_deletes_what_is_lost(&mut self) -> Rested {
+        let released = |pv: &&PersistentVolume| pv.status.phase == Phase::Released;
+        let names: Vec<String> = self.api.pvs.values().filter(released).map(|pv| pv.metadata.name.clone()).collect();
+        for name in names {
+            self.fairly(&Step::Finalize(name))?;
+        }
+        self.settle()?;
+        self.approve_all()
+    }
+
     /// Twice: an approval may lead to the next question (a weak identity after a reboot).
     fn approve_all(&mut self) -> Rested {
         for _ in 0..2 {
@@ -229,7 +247,8 @@ impl World {
             self.fairly(&Step::Release(name))?;
         }
         self.settle()?;
-        self.approve_all()
+        self.approve_all()?;
+        self.a_person_deletes_what_is_lost()
     }
 
     fn everything_is_offered(&mut self) -> Rested {
@@ -243,10 +262,11 @@ impl World {
                 State::Offered { pv: known } => known.uid == pv.metadata.uid,
                 _ => false,
             });
-            // What a forger has offered is the forger's doing; it was taken over as it was.
-            let forged = self.api.forged.contains(&pv.metadata.uid);
-            let tenant = matches!(disk.cells[0], Cell::Tenant { .. }) && !forged;
-            if pv.status.phase != Phase::Available || !known || tenant || disk.owed {
+            // What a forger offered, or a person gave back uncleaned, is their doing; it was taken over as it was.
+            let uid = &pv.metadata.uid;
+            let excused = self.api.forged.contains(uid) || self.api.given_back.contains(uid);
+            let tenant = (matches!(disk.cells[0], Cell::Tenant { .. }) || disk.owed) && !excused;
+            if pv.status.phase != Phase::Available || !known || tenant {
                 return broken(rule, format!("disk {at}: {}", super::walk::brief(self)));
             }
         }

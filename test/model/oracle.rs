@@ -62,16 +62,21 @@ fn nothing_is_written_without_permission(world: &mut World, disk: usize, worker:
     // Where memory was lost a Released PV that looks like ours is believed (adoption), and one that is forged so well
     // cannot be told from it. Where it was not, nothing is believed.
     let adopts = world.store.marker.as_ref().is_some_and(|marker| marker.lost.is_some());
-    let released_here = world
-        .api
-        .released
-        .iter()
-        .any(|(uid, _)| (adopts || !world.api.forged.contains(uid)) && world.api.made_for.get(uid) == Some(&disk));
+    let leads_here = |uid: &str| {
+        let mut forged = world.api.pvs.values().filter(|pv| pv.metadata.uid == uid);
+        forged.any(|pv| world.disk_of(pv) == Some(disk))
+    };
+    let released_here = world.api.released.iter().any(|(uid, _)| {
+        let meant = world.api.made_for.get(uid).map_or_else(|| leads_here(uid), |meant| *meant == disk);
+        meant && (adopts || !world.api.forged.contains(uid))
+    });
     let wipes = world.configs.iter().flatten().any(|c| c.get("existingData").is_some_and(|v| v == "wipe"));
     let mut wrong = Vec::new();
     for cell in &truth.cells {
         let allowed = match (cell, worker.job.permission) {
             (Cell::Zero, _) => true,
+            // A tenant of a PV that was never ours: data that we did not put there.
+            (Cell::Tenant { uid, .. }, Permission::Wipe) if !world.known.contains(uid) => wipes,
             (Cell::Tenant { uid, claim }, permission) => {
                 world.api.released.contains(&(uid.clone(), claim.clone()))
                     || (permission == Permission::Wipe && world.memory_excused)
@@ -163,10 +168,14 @@ pub fn delete(world: &mut World, pv: &PersistentVolume) {
 
 /// Before an entry is written down.
 pub fn write(world: &mut World, daemon: &Daemon, entry: &Entry) {
+    world.known.extend(entry.state.pv().map(|pv| pv.uid.clone()));
     let before = daemon.state.snapshot.entries.get(&entry.id).map(|old| old.state.clone());
     let rule = "R: phase Released was witnessed for the very PV UID that the ledger holds";
     let ever = |uid: &str| world.api.released.iter().any(|(released, _)| released == uid);
     let by_approval = matches!(before, Some(State::Quarantined { .. }));
+    if before.as_ref() == Some(&entry.state) {
+        return;
+    }
     let mut owed = false;
     match (&entry.state, &before) {
         (State::Released { pv, outcome: Outcome::Owed, .. }, _) => {
@@ -189,8 +198,8 @@ pub fn write(world: &mut World, daemon: &Daemon, entry: &Entry) {
         _ => {}
     }
     if owed && let Some(disk) = world.disk_by_evidence(&entry.evidence) {
-        let has_data = !world.disks[disk].is_zero();
-        world.disks[disk].owed |= has_data;
+        let tenants = world.disks[disk].cells.iter().any(|cell| matches!(cell, Cell::Tenant { .. }));
+        world.disks[disk].owed |= tenants;
     }
 }
 

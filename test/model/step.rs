@@ -176,7 +176,19 @@ impl World {
             }
             Step::LedgerFails => self.ledger_fails = true,
             Step::Unplug(disk) => self.disks[*disk].slot = None,
-            Step::Plug(disk, slot) => self.plug(*disk, *slot),
+            Step::Plug(disk, slot) => {
+                self.plug(*disk, *slot);
+                let leads_here: Vec<String> = self
+                    .api
+                    .pvs
+                    .values()
+                    .filter(|pv| self.disk_of(pv) == Some(*disk))
+                    .map(|pv| pv.metadata.uid.clone())
+                    .collect();
+                for uid in leads_here {
+                    self.api.made_for.entry(uid).or_insert(*disk);
+                }
+            }
             Step::Alias(slot) => self.alias[*slot] = !self.alias[*slot],
             Step::Reboot => {
                 if let Some(daemon) = self.daemon.take() {
@@ -193,10 +205,15 @@ impl World {
                 }
             }
             Step::Delete(name) => self.api.delete(name),
-            Step::ClearClaim(name) => self.api.change(name, |pv| {
-                pv.spec.claim_ref = None;
-                pv.status.phase = Phase::Available;
-            }),
+            Step::ClearClaim(name) => {
+                if let Some(pv) = self.api.pvs.get(name) {
+                    self.api.given_back.insert(pv.metadata.uid.clone());
+                }
+                self.api.change(name, |pv| {
+                    pv.spec.claim_ref = None;
+                    pv.status.phase = Phase::Available;
+                });
+            }
             Step::Unlabel(name) => self.api.change(name, |pv| {
                 pv.metadata.labels.remove(names::NODE_LABEL);
             }),
@@ -333,6 +350,7 @@ impl World {
             self.api.made_for.insert(created.metadata.uid.clone(), disk);
         }
         self.api.posted.insert(created.metadata.uid.clone());
+        self.known.insert(created.metadata.uid.clone());
         oracle::landed(self, &created);
         created
     }
@@ -347,8 +365,8 @@ impl World {
         if let Ok(owners) = serde_json::from_value(patch["metadata"]["ownerReferences"].clone()) {
             pv.metadata.owner_references = owners;
         }
-        if let Some(storage) = patch["spec"]["capacity"]["storage"].as_str() {
-            storage.clone_into(&mut pv.spec.capacity.storage);
+        if let Ok(capacity) = serde_json::from_value(patch["spec"]["capacity"].clone()) {
+            pv.spec.capacity = capacity;
         }
         self.api.put(pv);
     }
@@ -516,6 +534,12 @@ impl World {
         let mut new = self.api.create(old.clone());
         if let Some(disk) = self.api.made_for.get(&old.metadata.uid) {
             self.api.made_for.insert(new.metadata.uid.clone(), *disk);
+        }
+        if self.api.given_back.contains(&old.metadata.uid) {
+            self.api.given_back.insert(new.metadata.uid.clone());
+        }
+        if self.known.contains(&old.metadata.uid) {
+            self.known.insert(new.metadata.uid.clone());
         }
         new.status.phase = phase;
         self.api.put(new);

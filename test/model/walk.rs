@@ -160,7 +160,11 @@ fn replay(seed: u64, mutant: Option<Mutant>, trace: &Trace, tell: bool) -> Optio
         }
     }
     world.loud = tell;
-    world.converges().err()
+    let result = world.converges();
+    for report in world.daemon.iter().flat_map(|daemon| &daemon.plan.reports).filter(|_| tell) {
+        println!("  = {}: {:?}: {}", report.path.display(), report.state, report.reason);
+    }
+    result.err()
 }
 
 /// The world in one line.

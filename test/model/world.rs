@@ -9,7 +9,7 @@ use local_pv_provisioner::decide::plan::Action;
 use local_pv_provisioner::kube::objects::{ConfigMap, ObjectMeta};
 use local_pv_provisioner::model::memory::{Entry, EntryId, Marker};
 use local_pv_provisioner::settings::Settings;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A rule that was broken, and how.
 #[derive(Debug, Clone)]
@@ -175,6 +175,8 @@ pub struct World {
     /// The ledger was lost while the API server had no PV of this node, or the law cannot tell it from a new node.
     pub memory_excused: bool,
     pub ledger_was_lost: bool,
+    /// UIDs of PVs that stood in a ledger of this node, or that this node made.
+    pub known: BTreeSet<String>,
     pub budget: Budget,
     pub mutant: Option<Mutant>,
     pub violation: Option<Violation>,
@@ -241,6 +243,7 @@ impl World {
             ledger_fails: false,
             memory_excused: false,
             ledger_was_lost: false,
+            known: BTreeSet::new(),
             budget,
             mutant: None,
             violation: None,

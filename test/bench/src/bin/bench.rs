@@ -173,7 +173,8 @@ impl Bench {
         );
         self.note(format!(
             "Those {made:.1} s: ready after {:.1} s; over all threads {cleaning:.1} s in cleanings, {requests:.1} s waiting \
-             for `create`, {others:.1} s for other requests, and {cpu:.1} s of CPU.",
+             for `create`, {others:.1} s for other requests, and {cpu:.1} s of CPU. The controller manager runs with \
+             --kube-api-qps=1000; with its default of 20 a second, Available comes at that pace.",
             ready.as_secs_f64()
         ));
         Ok(agent)
