@@ -6,6 +6,7 @@ use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
 use crate::decide::{self};
 use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
+use crate::model::memory::PvRef;
 use crate::record::{About, Note};
 use crate::serve::{Board, Metrics};
 use serde::Serialize;
@@ -23,7 +24,15 @@ pub struct Publisher {
     /// Running cleanings: when they began, and how many of their bytes are counted.
     cleanings: BTreeMap<JobId, (Duration, u64)>,
     /// Ended since the last turn, for their Events.
-    cleaned: Vec<(PathBuf, u64, &'static str)>,
+    cleaned: Vec<Cleaned>,
+}
+
+/// A cleaning that ended well, and the released PV that it was for.
+struct Cleaned {
+    path: PathBuf,
+    pv: Option<PvRef>,
+    bytes: u64,
+    method: &'static str,
 }
 
 /// The document of `/status`.
@@ -74,8 +83,14 @@ impl Publisher {
                 if let CleanResult::Cleaned { bytes, method } = result {
                     self.metrics.add_cleaned_bytes(bytes.saturating_sub(counted));
                     let entry = snapshot.jobs.iter().find(|(_, job)| job.id == *id).map(|(entry, _)| entry);
-                    let path = entry.and_then(|id| snapshot.entries.get(id)).map(|entry| entry.path.clone());
-                    self.cleaned.extend(path.map(|path| (path, *bytes, *method)));
+                    let cleaned = entry.and_then(|id| snapshot.entries.get(id)).map(|entry| Cleaned {
+                        path: entry.path.clone(),
+                        // Now: when it is told the PV may be gone, and the device offered under another.
+                        pv: entry.state.pv().cloned(),
+                        bytes: *bytes,
+                        method,
+                    });
+                    self.cleaned.extend(cleaned);
                 }
             }
         }
@@ -106,7 +121,7 @@ impl Publisher {
         }
         self.board.set_awaited(awaited.clone());
         self.gauges(s, &plan.reports);
-        self.cleaned_events(s, &tell);
+        self.cleaned_events(&tell);
         self.device_changes(s, &plan.reports, &tell);
         self.notice_changes(s, &plan.notices, &tell);
         self.shown = Shown(Arc::new(Status {
@@ -135,14 +150,13 @@ impl Publisher {
         self.metrics.set_cleanings_running(self.cleanings.len());
     }
 
-    fn cleaned_events(&mut self, s: &Snapshot, tell: &impl Fn(Note)) {
-        for (path, bytes, method) in std::mem::take(&mut self.cleaned) {
-            let entry = s.entries.values().find(|entry| entry.path == path);
-            let pv = entry.and_then(|entry| entry.state.pv_name());
+    fn cleaned_events(&mut self, tell: &impl Fn(Note)) {
+        for Cleaned { path, pv, bytes, method } in std::mem::take(&mut self.cleaned) {
             let message = format!("{} was cleaned: {bytes} bytes are zero ({method})", path.display());
             log::info!("{message}");
             // A first cleaning is the ordinary way to an offer: the log is enough.
-            if let Some(about) = pv.and_then(|name| about_pv(s, name)) {
+            if let Some(PvRef { name, uid }) = pv {
+                let about = About::PersistentVolume { name, uid };
                 tell(Note { about, reason: "DeviceCleaned", warning: false, message });
             }
         }
