@@ -44,7 +44,7 @@ pub fn a_label_selector_shows_what_carries_the_label(api: &Api) {
     other.metadata.labels.insert(LABEL.to_owned(), format!("{}-other", api.case));
     api.create(&other);
     let mut without = api.pv("without");
-    without.metadata.labels.clear();
+    without.metadata.labels = Default::default();
     api.create(&without);
     let list: List<PersistentVolume> = api.client.call(&api.own().list(100, None)).unwrap();
     let names: Vec<String> = list.items.into_iter().map(|pv| pv.metadata.name).collect();
