@@ -465,6 +465,11 @@ impl State {
         }
     }
 
+    /// Whether the devices are to be looked at again as soon as no look is under way.
+    pub fn look_is_wanted(&self) -> bool {
+        self.looks.wanted
+    }
+
     /// The next look at the devices, if one is due and nothing stands against it: not before our PVs are known, as
     /// devices with a PV are not opened; one at a time.
     pub fn look(&mut self, plan: &Plan) -> Option<ScanRequest> {

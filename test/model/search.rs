@@ -1,1 +1,117 @@
-//! To come.
+//! Every order of everything: a breadth-first walk over all states of two devices, their PVs and claims, within stated
+//! budgets of events and troubles. No rule is broken, and from every state the system converges.
+
+use super::canon::digest;
+use super::disk::Disk;
+use super::drain::Known;
+use super::walk::brief;
+use super::world::{Budget, Step, World, config};
+use std::collections::HashSet;
+
+struct Searched {
+    states: usize,
+    transitions: usize,
+}
+
+/// How a state was reached first.
+struct Origin {
+    parent: usize,
+    step: Option<Step>,
+}
+
+fn search(name: &str, start: World) -> Searched {
+    let clock = std::time::Instant::now();
+    let mut seen: HashSet<u128> = HashSet::from([digest(&start)]);
+    let mut origins = vec![Origin { parent: 0, step: None }];
+    let mut level = vec![(0, start)];
+    let mut known = Known::new();
+    let (mut transitions, mut depth) = (0, 0);
+    while !level.is_empty() {
+        let mut next = Vec::new();
+        for (at, world) in level {
+            let mut probe = world.clone();
+            if let Err(violation) = probe.converges(Some(&mut known)) {
+                fail(name, &origins, at, &world, &format!("{}: {}", violation.rule, violation.what));
+            }
+            for step in world.enabled() {
+                let mut after = world.clone();
+                after.pay(&step);
+                after.step(&step, true);
+                transitions += 1;
+                let number = origins.len();
+                if let Some(violation) = after.violation.clone() {
+                    origins.push(Origin { parent: at, step: Some(step) });
+                    fail(name, &origins, number, &after, &format!("{}: {}", violation.rule, violation.what));
+                }
+                if seen.insert(digest(&after)) {
+                    origins.push(Origin { parent: at, step: Some(step) });
+                    next.push((number, after));
+                }
+            }
+        }
+        level = next;
+        depth += 1;
+        if std::env::var("LPP_MODEL_TELL").is_ok() {
+            println!("  depth {depth}: {} states, {} ahead, {:.0?}", seen.len(), level.len(), clock.elapsed());
+        }
+    }
+    println!(
+        "{name}: {} states, {transitions} transitions, longest way {depth}, {} states on the ways to rest, {:.1} s",
+        seen.len(),
+        known.len(),
+        clock.elapsed().as_secs_f32()
+    );
+    Searched { states: seen.len(), transitions }
+}
+
+fn fail(name: &str, origins: &[Origin], at: usize, world: &World, what: &str) -> ! {
+    let mut way = Vec::new();
+    let mut here = at;
+    while let Some(step) = &origins[here].step {
+        way.push(step);
+        here = origins[here].parent;
+    }
+    for step in way.iter().rev() {
+        println!("  {step:?}");
+    }
+    println!("  {}", brief(world));
+    let mut again = world.clone();
+    again.loud = true;
+    let _ = again.converges(None);
+    panic!("{name}: {what}");
+}
+
+fn strong_pair() -> Vec<Disk> {
+    vec![Disk::strong("naa.a"), Disk::strong("naa.b")]
+}
+
+fn large() -> bool {
+    std::env::var("LPP_MODEL_BUDGET").is_ok_and(|budget| budget == "large")
+}
+
+/// Two devices whose volumes are Available, and a daemon that has nothing to do.
+fn offered(disks: Vec<Disk>, further: &[(&str, &str)], budget: Budget) -> World {
+    let mut world = World::new(disks, vec![Some(config(further))], Budget::NONE);
+    world.coarse = true;
+    while let Some(step) = world.fair_step() {
+        world.step(&step, true);
+    }
+    assert_eq!(world.api.pvs.len(), 2, "{}", brief(&world));
+    world.budget = budget;
+    world
+}
+
+#[test]
+fn every_order_in_which_two_devices_are_first_offered_is_safe_and_converges() {
+    let more = u8::from(large());
+    let mut world = World::new(strong_pair(), vec![Some(config(&[]))], Budget { crashes: 1 + more, faults: more, ..Budget::NONE });
+    world.coarse = true;
+    search("two first offers, one crash", world);
+}
+
+#[test]
+fn every_order_in_which_two_volumes_live_is_safe_and_converges() {
+    let more = u8::from(large());
+    let budget = Budget { binds: 1 + more, crashes: 1, ..Budget::NONE };
+    search("two volumes, one claim, one crash", offered(strong_pair(), &[], budget));
+}

@@ -32,9 +32,49 @@ impl World {
         if woken && turn && self.daemon.is_some() {
             self.turn();
         }
+        while self.coarse
+            && self.violation.is_none()
+            && let Some(next) = self.at_once()
+        {
+            if self.carry_out(&next) {
+                self.turn();
+            }
+        }
         if self.violation.is_none() {
             oracle::state(self);
         }
+    }
+
+    /// What follows without delay in a coarse world: the reading of Node, settings and the first LIST, answers to reads,
+    /// a worker's word before it has cleaned, the controller's first phase.
+    fn at_once(&self) -> Option<Step> {
+        if let Some((name, _)) = self.api.pvs.iter().find(|(_, pv)| pv.status.phase == Phase::Unset) {
+            return Some(Step::Control(name.clone()));
+        }
+        let daemon = self.daemon.as_ref()?;
+        if self.node_news {
+            return Some(Step::ReadNode);
+        }
+        if self.config_news && daemon.state.snapshot.existing_node().is_some() {
+            return Some(Step::ReadConfig);
+        }
+        if daemon.state.snapshot.pvs.is_none() {
+            return Some(if daemon.list.is_some() { Step::ListAnswer } else { Step::List });
+        }
+        for (at, request) in daemon.requests.iter().enumerate() {
+            let rare = matches!(request.action, Action::ListAllPvs | Action::ReadForeign { .. });
+            let writes = matches!(request.action, Action::CreatePv { .. } | Action::DeletePv { .. });
+            if request.answer.is_some() && !writes {
+                return Some(Step::Answer(at));
+            } else if request.answer.is_none() && rare {
+                return Some(Step::Serve(at));
+            }
+        }
+        let worked = |event: &CleanEvent| {
+            let over = matches!(event, CleanEvent::Ended { result: CleanResult::Cleaned { .. }, .. });
+            over || matches!(event, CleanEvent::Ended { result: CleanResult::Failed { .. }, .. })
+        };
+        daemon.inbox.front().is_some_and(|event| !worked(event)).then_some(Step::Hear)
     }
 
     fn event(&mut self, event: Event) -> bool {

@@ -26,7 +26,7 @@ impl Random {
     }
 }
 
-const WALKS: u64 = 3000;
+const WALKS: u64 = 1500;
 const STEPS: usize = 250;
 
 /// The world of one seed: which devices, which settings, which troubles. Half of the troubles are left out of each, as
@@ -160,7 +160,7 @@ fn replay(seed: u64, mutant: Option<Mutant>, trace: &Trace, tell: bool) -> Optio
         }
     }
     world.loud = tell;
-    let result = world.converges();
+    let result = world.converges(None);
     for report in world.daemon.iter().flat_map(|daemon| &daemon.plan.reports).filter(|_| tell) {
         println!("  = {}: {:?}: {}", report.path.display(), report.state, report.reason);
     }
@@ -231,7 +231,7 @@ fn walks(seeds: std::ops::Range<u64>, mutant: Option<Mutant>) -> Result<Stats, (
         let (mut world, trace) = walk(seed, mutant);
         let result = match world.violation.clone() {
             Some(violation) => Err(violation),
-            None => world.converges(),
+            None => world.converges(None),
         };
         stats.add(&world.stats);
         if let Err(violation) = result {

@@ -181,6 +181,8 @@ pub struct World {
     pub mutant: Option<Mutant>,
     pub violation: Option<Violation>,
     pub stats: Stats,
+    /// What hardly matters when it happens, happens at once: for the exhaustive search.
+    pub coarse: bool,
     /// Tells the steps of the drain.
     pub loud: bool,
 }
@@ -248,6 +250,7 @@ impl World {
             mutant: None,
             violation: None,
             stats: Stats::default(),
+            coarse: false,
             loud: false,
         };
         for disk in 0..world.disks.len() {
