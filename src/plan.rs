@@ -281,7 +281,7 @@ fn encode_json(value: &serde_json::Value) -> Result<String, PlanError> {
 fn table(s: &Snapshot, notices: &[crate::decide::plan::Notice], reports: &[Report]) -> String {
     let mut out = String::new();
     for notice in notices {
-        out.push_str(&format!("{}: {}\n", notice.reason, notice.message));
+        out.push_str(&format!("{}: {}\n", notice.reason.as_str(), notice.message));
     }
     if reports.is_empty() {
         let why = match &s.settings {

@@ -17,6 +17,7 @@ pub mod volume;
 
 use crate::model::memory::{self as entries, Entry, EntryId, Lost, Marker, Progress, State};
 use crate::model::names;
+use crate::model::reason::Reason;
 use devices::{Devices, Home};
 use plan::{Action, Notice, Plan, Report, Word};
 use snapshot::{BackoffKey, Memory, SettingsView, Snapshot};
@@ -217,7 +218,7 @@ impl<'a> Ctx<'a> {
         self.plan.reports.push(report);
     }
 
-    fn notice(&mut self, reason: &'static str, message: impl Into<String>) {
+    fn notice(&mut self, reason: Reason, message: impl Into<String>) {
         self.plan.notices.push(Notice { reason, message: message.into() });
     }
 
@@ -227,11 +228,11 @@ impl<'a> Ctx<'a> {
             SettingsView::Waiting => {}
             SettingsView::Ready { unknown_keys, .. } if unknown_keys.is_empty() => {}
             SettingsView::Ready { configmap, unknown_keys, .. } => self.notice(
-                "SettingsUnknownKey",
+                Reason::SettingsUnknownKey,
                 format!("ConfigMap {configmap} has keys that mean nothing here: {}", unknown_keys.join(", ")),
             ),
             SettingsView::Unset => self.notice(
-                "SettingsMissing",
+                Reason::SettingsMissing,
                 format!(
                     "Node {} has no annotation {} and --default-pv-spec-configmap is not set: no device is offered. \
                      Next: kubectl annotate node {0} {1}=NAME",
@@ -240,24 +241,24 @@ impl<'a> Ctx<'a> {
                 ),
             ),
             SettingsView::Missing { configmap } => self.notice(
-                "SettingsInvalid",
+                Reason::SettingsInvalid,
                 format!("ConfigMap {configmap} does not exist: no device is offered. Next: create it"),
             ),
             SettingsView::Invalid { configmap, errors } => {
                 let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 self.notice(
-                    "SettingsInvalid",
+                    Reason::SettingsInvalid,
                     format!("ConfigMap {configmap} has errors: no device is offered. {}", errors.join("; ")),
                 );
             }
         }
         if let Some(error) = self.s.scan.as_ref().and_then(|scan| scan.error.clone()) {
-            self.notice("DeviceDirUnreadable", error);
+            self.notice(Reason::DeviceDirUnreadable, error);
         }
         if !self.s.unreadable_entries.is_empty() {
             let files = self.s.unreadable_entries.join("; ");
             self.notice(
-                "MemoryLost",
+                Reason::MemoryLost,
                 format!(
                     "ledger files cannot be read, so nothing that is not blank is written without approval: {files}"
                 ),
@@ -265,7 +266,7 @@ impl<'a> Ctx<'a> {
         }
         if let Some((why, _)) = &self.s.ledger_fault {
             self.notice(
-                "LedgerUnwritable",
+                Reason::LedgerUnwritable,
                 format!("the ledger cannot be written, so no step that needs it is taken: {why}"),
             );
         }
@@ -276,7 +277,7 @@ impl<'a> Ctx<'a> {
         let Some(marker) = self.s.memory.marker() else { return };
         if let Memory::None { .. } = self.s.memory {
             self.notice(
-                "MemoryLost",
+                Reason::MemoryLost,
                 "no ledger is kept (--state-dir is empty, or lies in the container and not on the host): nothing that is not \
                  blank is written without approval",
             );
@@ -286,7 +287,7 @@ impl<'a> Ctx<'a> {
             } else {
                 let command = self.approval_command(&lost.nonce);
                 self.notice(
-                    "MemoryLost",
+                    Reason::MemoryLost,
                     format!(
                         "{}: existingData: wipe acts as refuse, and nothing that is not blank is written without \
                          approval. If no device of this node holds data that is needed: {command}",
@@ -301,7 +302,7 @@ impl<'a> Ctx<'a> {
     fn settings_notice(&mut self) {
         if let Some((pv, mismatch)) = self.mismatch.clone() {
             self.notice(
-                "SettingsMismatch",
+                Reason::SettingsMismatch,
                 format!(
                     "PersistentVolume {pv} was made with other settings ({mismatch}): no new volume is made beside it. \
                      Next: change the settings back, or delete the volumes made with the old ones when they are free"

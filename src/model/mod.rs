@@ -10,5 +10,6 @@ pub mod names;
 pub mod partition_table;
 pub mod quantity;
 pub mod ranges;
+pub mod reason;
 pub mod scan;
 pub mod signature;

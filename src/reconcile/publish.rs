@@ -7,6 +7,7 @@ use crate::decide::{self};
 use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
 use crate::model::memory::PvRef;
+use crate::model::reason::Reason;
 use crate::record::{About, Note};
 use crate::serve::{Board, Metrics};
 use serde::Serialize;
@@ -157,7 +158,7 @@ impl Publisher {
             // A first cleaning is the ordinary way to an offer: the log is enough.
             if let Some(PvRef { name, uid }) = pv {
                 let about = About::PersistentVolume { name, uid };
-                tell(Note { about, reason: "DeviceCleaned", warning: false, message });
+                tell(Note { about, reason: Reason::DeviceCleaned, warning: false, message });
             }
         }
     }
@@ -185,7 +186,7 @@ impl Publisher {
 
     fn notice_changes(&self, s: &Snapshot, notices: &[Notice], tell: &impl Fn(Note)) {
         for notice in notices.iter().filter(|notice| !self.shown.0.notices.contains(notice)) {
-            log::warn!("{}: {}", notice.reason, notice.message);
+            log::warn!("{}: {}", notice.reason.as_str(), notice.message);
             if let Some(about) = about_node(s) {
                 tell(Note { about, reason: notice.reason, warning: true, message: notice.message.clone() });
             }
@@ -223,14 +224,14 @@ fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)
 }
 
 /// The Event reasons of README's troubleshooting table.
-fn event_reason(word: Word) -> Option<&'static str> {
+fn event_reason(word: Word) -> Option<Reason> {
     match word {
-        Word::Refused => Some("DeviceRefused"),
-        Word::Quarantined => Some("DeviceQuarantined"),
-        Word::Dirty => Some("CleaningOwed"),
-        Word::Error => Some("DeviceError"),
-        Word::Absent => Some("DeviceMissing"),
-        Word::Foreign => Some("ForeignVolume"),
+        Word::Refused => Some(Reason::DeviceRefused),
+        Word::Quarantined => Some(Reason::DeviceQuarantined),
+        Word::Dirty => Some(Reason::CleaningOwed),
+        Word::Error => Some(Reason::DeviceError),
+        Word::Absent => Some(Reason::DeviceMissing),
+        Word::Foreign => Some(Reason::ForeignVolume),
         _ => None,
     }
 }

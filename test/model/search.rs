@@ -104,7 +104,8 @@ fn offered(disks: Vec<Disk>, further: &[(&str, &str)], budget: Budget) -> World 
 #[test]
 fn every_order_in_which_two_devices_are_first_offered_is_safe_and_converges() {
     let more = u8::from(large());
-    let mut world = World::new(strong_pair(), vec![Some(config(&[]))], Budget { crashes: 1 + more, faults: more, ..Budget::NONE });
+    let mut world =
+        World::new(strong_pair(), vec![Some(config(&[]))], Budget { crashes: 1 + more, faults: more, ..Budget::NONE });
     world.coarse = true;
     search("two first offers, one crash", world);
 }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long anything that must happen may take on a loaded machine. Not a measure of speed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory that no other test uses, removed with the value.
 pub struct Scratch(pub PathBuf);
