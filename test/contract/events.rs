@@ -29,7 +29,6 @@ fn event(api: &Api, name: &str, namespace: &str) -> Event {
         event_type: "Warning".to_owned(),
         reporting_component: "local-pv-provisioner".to_owned(),
         reporting_instance: api.case.clone(),
-        ..Event::default()
     }
 }
 

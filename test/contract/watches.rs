@@ -28,7 +28,7 @@ fn next(stream: &mut WatchStream) -> Option<Value> {
 /// Type, name without the case, and version of the next event that is no bookmark.
 fn event(api: &Api, stream: &mut WatchStream) -> (String, String, u64) {
     loop {
-        let line = next(stream).expect("the stream goes on");
+        let line = next(stream).unwrap();
         let meta = &line["object"]["metadata"];
         let version = meta["resourceVersion"].as_str().unwrap().parse().unwrap();
         if line["type"] == "BOOKMARK" {
@@ -122,7 +122,7 @@ pub fn a_watch_of_one_name_shows_only_that(api: &Api) {
 pub fn a_quiet_watch_gets_a_bookmark_and_ends_in_order(api: &Api) {
     let version: u64 = version(api).parse().unwrap();
     let mut stream = watch(api, &version.to_string(), Duration::from_secs(5));
-    let bookmark = next(&mut stream).expect("a bookmark before the end");
+    let bookmark = next(&mut stream).unwrap();
     assert_eq!((&bookmark["type"], &bookmark["object"]["kind"]), (&json!("BOOKMARK"), &json!("PersistentVolume")));
     let marked: u64 = bookmark["object"]["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
     assert!(marked >= version);

@@ -135,6 +135,28 @@ impl Agent {
         }
     }
 
+    /// Waits until a figure has a value: what is shown follows what happened within a moment.
+    pub fn shows(&self, name: &str, value: f64) {
+        let mut last = self.metric(name);
+        let start = Instant::now();
+        while last != value {
+            assert!(start.elapsed() < PATIENCE, "{name} is {last}, not {value}");
+            std::thread::sleep(Duration::from_millis(20));
+            last = self.metric(name);
+        }
+    }
+
+    /// The same for a line of `/status`, such as `settings` or `memory`, by its beginning.
+    pub fn says(&self, key: &str, words: &str) {
+        let mut last = self.status()[key].clone();
+        let start = Instant::now();
+        while !last.as_str().is_some_and(|line| line.starts_with(words)) {
+            assert!(start.elapsed() < PATIENCE, "{key} is {last}, not {words:?}");
+            std::thread::sleep(Duration::from_millis(20));
+            last = self.status()[key].clone();
+        }
+    }
+
     /// A figure of `/metrics`, by its name with its labels but `node`, as in `devices{state="bound"}`.
     pub fn metric(&self, name: &str) -> f64 {
         let text = eventually("/metrics answers", || self.get("/metrics").filter(|(code, _)| *code == 200)).1;
