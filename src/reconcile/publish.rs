@@ -217,7 +217,8 @@ fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)
     let next = report.next.as_ref().map(|next| format!("; next: {next}")).unwrap_or_default();
     let line = format!("{}: {}: {}{next}", report.path.display(), report.state.as_str(), report.reason);
     let Some(reason) = event_reason(report.state) else {
-        if before == Some(report.state) {
+        // A cleaning is said when it is done, an offer when it is there; what is in use comes by here at every try.
+        if before == Some(report.state) || matches!(report.state, Word::Cleaning | Word::Offering) {
             log::debug!("{line}");
         } else {
             log::info!("{line}");
