@@ -4,6 +4,7 @@
 pub mod bench;
 mod crash;
 mod faults;
+mod hands;
 mod life;
 mod shown;
 mod trust;
