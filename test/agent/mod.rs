@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 pub mod bench;
+mod chaos;
 mod crash;
 mod faults;
 mod hands;
