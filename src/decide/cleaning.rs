@@ -20,8 +20,7 @@ pub(super) fn let_go_of(ctx: &mut Ctx<'_>, entry: &Entry, why: &str) -> bool {
         JobStage::LettingGo => {}
         _ => ctx.act(Action::LetGo { entry: entry.id.clone(), job: id, why: why.to_owned() }),
     }
-    let report = ctx.report(entry, Word::Waiting, format!("its cleaning is being stopped: {why}"));
-    ctx.push(report);
+    ctx.say(entry, Word::Waiting, format!("its cleaning is being stopped: {why}"));
     true
 }
 
@@ -33,7 +32,12 @@ pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: 
         _ => Word::Waiting,
     };
     if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Clean(entry.id.clone())) {
-        let (until, reason) = (backoff.until, backoff.reason.clone());
+        let until = backoff.until;
+        // The worker only knows that the device is held; a look from outside may know by whom.
+        let reason = match &ctx.devices.groups[index].device.in_use {
+            Some(in_use) if backoff.in_use => format!("in use: {in_use}"),
+            _ => backoff.reason.clone(),
+        };
         ctx.plan.wake(until);
         let report = ctx.report(entry, word, format!("{reason}; tried again shortly"));
         return ctx.push(report);
@@ -52,8 +56,7 @@ pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: 
     let evidence = memory::evidence(group.device, &ctx.s.boot_id);
     let job = CleanJob { id, path, evidence, permission, cleaning, resume_at };
     ctx.act(Action::StartCleaning { entry: entry.id.clone(), job });
-    let report = ctx.report(entry, Word::Cleaning, "opening the device");
-    ctx.push(report);
+    ctx.say(entry, Word::Cleaning, "opening the device");
 }
 
 /// Carries a running job one step further. Returns whether there is one.

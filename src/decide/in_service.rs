@@ -154,12 +154,10 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
             } else {
                 ctx.act(Action::LookForPv { entry: entry.id.clone(), name: name.clone() });
             }
-            let report = ctx.report(entry, Word::Waiting, reason);
-            return ctx.push(report);
+            return ctx.say(entry, Word::Waiting, reason);
         }
         Some(Absence::Asked) => {
-            let report = ctx.report(entry, Word::Waiting, format!("looking for PersistentVolume {name}"));
-            return ctx.push(report);
+            return ctx.say(entry, Word::Waiting, format!("looking for PersistentVolume {name}"));
         }
         Some(Absence::Confirmed { turn }) => *turn,
     };
@@ -168,8 +166,7 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
         if let Home::Unsure(_) = ctx.devices.home(&entry.id) {
             return raw_device::quarantine(ctx, entry, format!("{gone}, and the device has no strong identity"));
         }
-        let report = ctx.report(entry, Word::Absent, format!("{gone}, and its device is not there"));
-        return ctx.push(report);
+        return ctx.say(entry, Word::Absent, format!("{gone}, and its device is not there"));
     };
     if ctx.s.scan.as_ref().is_none_or(|scan| scan.generation < turn) {
         ctx.plan.look = true;
@@ -194,8 +191,7 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
             raw_device::quarantine(ctx, entry, why);
         }
         (Content::NotRead | Content::Unreadable { .. }, None) => {
-            let report = ctx.report(entry, Word::Error, format!("{gone}, and the device cannot be read"));
-            ctx.push(report);
+            ctx.say(entry, Word::Error, format!("{gone}, and the device cannot be read"));
         }
     }
 }

@@ -214,6 +214,12 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// Says one thing of an entry's device.
+    fn say(&mut self, entry: &Entry, state: Word, reason: impl Into<String>) {
+        let report = self.report(entry, state, reason);
+        self.push(report);
+    }
+
     fn push(&mut self, report: Report) {
         self.plan.reports.push(report);
     }

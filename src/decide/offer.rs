@@ -23,8 +23,7 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
         return;
     }
     if let Some((word, why)) = blocked(ctx, entry, index) {
-        let report = ctx.report(entry, word, why);
-        return ctx.push(report);
+        return ctx.say(entry, word, why);
     }
     let Some(settings) = ctx.s.settings() else { return };
     if !by.keeps(settings.cleaning) {
@@ -33,14 +32,12 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
     }
     if !ctx.s.known_since(&entry.id, KNOWN_BLANK) {
         ctx.plan.look = true;
-        let report = ctx.report(entry, Word::Clean, "it is looked at once more before it is offered");
-        return ctx.push(report);
+        return ctx.say(entry, Word::Clean, "it is looked at once more before it is offered");
     }
     if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Offer(entry.id.clone())) {
         let (until, reason) = (backoff.until, backoff.reason.clone());
         ctx.plan.wake(until);
-        let report = ctx.report(entry, Word::Clean, format!("offering it failed and is tried again: {reason}"));
-        return ctx.push(report);
+        return ctx.say(entry, Word::Clean, format!("offering it failed and is tried again: {reason}"));
     }
     let Some(path) = path_of(ctx, index).map(Path::to_path_buf) else { return };
     let Some(pv) = volume::pv_name(&ctx.s.node_name, &path) else { return };
@@ -132,8 +129,7 @@ pub(super) fn offering(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, name: &st
     let key = BackoffKey::Offer(entry.id.clone());
     match ctx.s.offers.get(&entry.id) {
         Some(OfferStage::Posting) => {
-            let report = ctx.report(entry, Word::Offering, format!("creating PersistentVolume {name}"));
-            ctx.push(report);
+            ctx.say(entry, Word::Offering, format!("creating PersistentVolume {name}"));
         }
         Some(OfferStage::Refused) => ctx.write(entry, State::Clean { by: entry.promise }),
         Some(OfferStage::Fresh) => {
@@ -145,15 +141,13 @@ pub(super) fn offering(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, name: &st
             let device = ctx.devices.groups[index].device;
             let pv = volume::persistent_volume(ctx.s, node, settings, device, path, name, offer_id);
             ctx.act(Action::CreatePv { entry: entry.id.clone(), pv: Box::new(pv) });
-            let report = ctx.report(entry, Word::Offering, format!("creating PersistentVolume {name}"));
-            ctx.push(report);
+            ctx.say(entry, Word::Offering, format!("creating PersistentVolume {name}"));
         }
         None => {
             if let Some(backoff) = ctx.s.backing_off(&key) {
                 let (until, reason) = (backoff.until, backoff.reason.clone());
                 ctx.plan.wake(until);
-                let report = ctx.report(entry, Word::Offering, format!("not answered yet: {reason}"));
-                return ctx.push(report);
+                return ctx.say(entry, Word::Offering, format!("not answered yet: {reason}"));
             }
             in_service::gone_without_release(ctx, entry, Some(index));
         }

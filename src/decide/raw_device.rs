@@ -157,8 +157,7 @@ pub(super) fn entry<'a>(ctx: &mut Ctx<'a>, entry: &'a Entry) {
             let reason = format!("PersistentVolume {} names it", claim.name);
             // `adopt` may take that PV over, which replaces the entry; if it does not, its report says why.
             let word = if matches!(entry.state, State::Refused { .. }) { Word::Refused } else { Word::Clean };
-            let report = ctx.report(entry, word, reason);
-            ctx.push(report);
+            ctx.say(entry, word, reason);
         }
         State::Preparing => preparing(ctx, entry, index),
         State::Clean { .. } => offer::clean(ctx, entry, index),
@@ -220,8 +219,7 @@ fn preparing(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
         return;
     }
     if let Some((word, why)) = offer::blocked(ctx, entry, index) {
-        let report = ctx.report(entry, word, why);
-        return ctx.push(report);
+        return ctx.say(entry, word, why);
     }
     cleaning::start(ctx, entry, index, Permission::Blank);
 }
@@ -239,8 +237,7 @@ pub(super) fn look_again(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool
             true
         }
         Content::Unreadable { error } => {
-            let report = ctx.report(entry, Word::Error, format!("cannot be read: {error}"));
-            ctx.push(report);
+            ctx.say(entry, Word::Error, format!("cannot be read: {error}"));
             true
         }
         Content::Blank | Content::NotRead => false,

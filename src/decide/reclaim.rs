@@ -57,8 +57,7 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         return;
     }
     if let Some(Protection::PartitionType { name }) = &ctx.devices.groups[index].device.protection {
-        let report = ctx.report(entry, Word::Error, format!("the partition's type is {name}: it is never written"));
-        return ctx.push(report);
+        return ctx.say(entry, Word::Error, format!("the partition's type is {name}: it is never written"));
     }
     cleaning::start(ctx, entry, index, Permission::Release);
 }
@@ -74,13 +73,11 @@ fn released_elsewhere(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, m
         }
         Misplaced::Absent => {
             ctx.plan.look = true;
-            let report = ctx.report(entry, Word::Released, "its device is looked for");
-            ctx.push(report);
+            ctx.say(entry, Word::Released, "its device is looked for");
         }
         Misplaced::Other(why) => raw_device::quarantine(ctx, entry, why),
         Misplaced::Waits(why) => {
-            let report = ctx.report(entry, Word::Error, why);
-            ctx.push(report);
+            ctx.say(entry, Word::Error, why);
         }
         Misplaced::Unsure(index) => weak_after_reboot(ctx, entry, index),
     }
@@ -115,8 +112,7 @@ fn delete(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, outcome: Outc
     {
         reason = format!("{says}; deleting the PersistentVolume failed and is tried again: {why}");
     }
-    let report = ctx.report(entry, word, reason);
-    ctx.push(report);
+    ctx.say(entry, word, reason);
 }
 
 fn dirty(ctx: &mut Ctx<'_>, entry: &Entry, owed: Owed) {
@@ -128,8 +124,7 @@ fn dirty(ctx: &mut Ctx<'_>, entry: &Entry, owed: Owed) {
             return ctx.push(report);
         }
         Home::Ambiguous(why) | Home::Silent(why) => {
-            let report = ctx.report(entry, Word::Error, why);
-            return ctx.push(report);
+            return ctx.say(entry, Word::Error, why);
         }
     };
     if cleaning::running(ctx, entry, index) {
@@ -143,8 +138,7 @@ fn dirty(ctx: &mut Ctx<'_>, entry: &Entry, owed: Owed) {
         _ => None,
     };
     if let Some(obstacle) = obstacle {
-        let report = ctx.report(entry, Word::Error, obstacle);
-        return ctx.push(report);
+        return ctx.say(entry, Word::Error, obstacle);
     }
     if owed == Owed::Wipe && !wipe_still_wanted(ctx, index) {
         if let Content::Data { found } = &group.device.content {
@@ -154,8 +148,7 @@ fn dirty(ctx: &mut Ctx<'_>, entry: &Entry, owed: Owed) {
         if group.device.content == Content::Blank && ctx.s.looked_since_change(&entry.id) {
             return ctx.write(entry, State::Preparing);
         }
-        let report = ctx.report(entry, Word::Dirty, "the settings do not say existingData: wipe any more");
-        return ctx.push(report);
+        return ctx.say(entry, Word::Dirty, "the settings do not say existingData: wipe any more");
     }
     let permission = match owed {
         Owed::Release => Permission::Release,

@@ -135,6 +135,8 @@ impl Api {
 
     pub fn restore(&mut self) {
         if let Some(saved) = self.saved.clone() {
+            // Volumes are in service again as they were then, whatever tenants have left on them since.
+            self.given_back.extend(saved.values().map(|pv| pv.metadata.uid.clone()));
             self.pvs = saved;
             // The versions that the watcher holds are worth nothing now: it lists anew.
             self.pending = None;

@@ -115,7 +115,7 @@ impl<'a> Canon<'a> {
                         self.put(2_u8);
                         self.name(uid);
                         self.name(claim);
-                        let released = self.world.api.released.contains(&(uid.clone(), claim.clone()));
+                        let released = self.world.api.released.iter().any(|(_, released)| released == claim);
                         self.put((released, self.world.known.contains(uid)));
                     }
                 }

@@ -101,18 +101,36 @@ fn offered(disks: Vec<Disk>, further: &[(&str, &str)], budget: Budget) -> World 
     world
 }
 
-#[test]
-fn every_order_in_which_two_devices_are_first_offered_is_safe_and_converges() {
-    let more = u8::from(large());
-    let mut world =
-        World::new(strong_pair(), vec![Some(config(&[]))], Budget { crashes: 1 + more, faults: more, ..Budget::NONE });
+fn first(disks: Vec<Disk>, further: &[(&str, &str)], budget: Budget) -> World {
+    let mut world = World::new(disks, vec![Some(config(further))], budget);
     world.coarse = true;
-    search("two first offers, one crash", world);
+    world
 }
 
 #[test]
-fn every_order_in_which_two_volumes_live_is_safe_and_converges() {
-    let more = u8::from(large());
-    let budget = Budget { binds: 1 + more, crashes: 1, ..Budget::NONE };
-    search("two volumes, one claim, one crash", offered(strong_pair(), &[], budget));
+fn experiments() {
+    let b = Budget::NONE;
+    if large() {
+        search("first crash+fault", first(strong_pair(), &[], Budget { crashes: 1, faults: 1, ..b }));
+        search("first crash+ledgerfault", first(strong_pair(), &[], Budget { crashes: 1, ledger_faults: 1, ..b }));
+    }
+    search("life crash+fault", offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, faults: 1, ..b }));
+    search("life crash+admin", offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, admin: 1, ..b }));
+    search("life crash+loss", offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, ledger_losses: 1, ..b }));
+    search("life hotplug", offered(strong_pair(), &[], Budget { binds: 1, hotplug: 2, ..b }));
+    search("life reboot weak", offered(vec![Disk::weak(), Disk::weak()], &[], Budget { binds: 1, reboots: 1, ..b }));
+    search(
+        "life reboot wipe",
+        offered(
+            vec![Disk::strong("a"), Disk::weak()],
+            &[("existingData", "wipe")],
+            Budget { binds: 1, reboots: 1, hotplug: 1, ..b },
+        ),
+    );
+    search("life approvals", offered(strong_pair(), &[], Budget { binds: 1, admin: 1, approvals: 1, ..b }));
+    search("life relist+admin", offered(strong_pair(), &[], Budget { binds: 2, admin: 1, relists: 1, ..b }));
+    search(
+        "life foreign",
+        offered(strong_pair(), &[("existingData", "wipe")], Budget { binds: 1, forgeries: 1, foreign_writes: 1, ..b }),
+    );
 }
