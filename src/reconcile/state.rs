@@ -298,6 +298,7 @@ impl State {
             Outcome::Looked { entry, answer } => self.looked(entry, answer),
             Outcome::Wrote { name, answer } => {
                 self.snapshot.writing.remove(&name);
+                self.forget_unlabelled(&name);
                 match answer {
                     Ok(()) => {
                         self.snapshot.backoff.remove(&BackoffKey::Write(name));
@@ -367,16 +368,28 @@ impl State {
         }
     }
 
-    /// A PV from a live answer, unless the watch was faster. Returns whether it is one that the watch shows.
-    fn learn(&mut self, pv: PersistentVolume) -> bool {
-        let ours = pv.metadata.labels.get(names::NODE_LABEL) == Some(&self.snapshot.node_label());
-        let Some(pvs) = &mut self.snapshot.pvs else { return ours };
+    fn is_labelled(&self, pv: &PersistentVolume) -> bool {
+        pv.metadata.labels.get(names::NODE_LABEL) == Some(&self.snapshot.node_label())
+    }
+
+    /// A PV from a live answer, unless the watch was faster.
+    fn learn(&mut self, pv: PersistentVolume) {
+        let ours = self.is_labelled(&pv);
+        let Some(pvs) = &mut self.snapshot.pvs else { return };
         let known = pvs.get(&pv.metadata.name).is_some_and(|old| old.metadata.uid == pv.metadata.uid);
         let vanished = self.snapshot.vanished.contains_key(&pv.metadata.uid);
         if ours && !known && !vanished {
             pvs.insert(pv.metadata.name.clone(), kept(pv));
         }
-        ours
+    }
+
+    /// A PV without our label is held only until something was written to it, the label first of all: the watch does
+    /// not show it, so what became of it must be asked anew.
+    fn forget_unlabelled(&mut self, name: &str) {
+        let unlabelled = self.snapshot.pv(name).is_some_and(|pv| !self.is_labelled(pv));
+        if let Some(pvs) = self.snapshot.pvs.as_mut().filter(|_| unlabelled) {
+            pvs.remove(name);
+        }
     }
 
     fn looked(&mut self, entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure>) {
@@ -385,11 +398,11 @@ impl State {
                 Some(pv) if self.is_offer(&entry, &pv) => {
                     self.snapshot.absences.remove(&entry);
                     self.snapshot.vanished.remove(&pv.metadata.uid);
-                    let name = pv.metadata.name.clone();
-                    if !self.learn(*pv) {
-                        // The watch will not show it either: without a wait this would ask again and again.
-                        let why = format!("PersistentVolume {name} has lost its label {}", names::NODE_LABEL);
-                        self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
+                    if self.is_labelled(&pv) {
+                        self.learn(*pv);
+                    } else if let Some(pvs) = &mut self.snapshot.pvs {
+                        // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
+                        pvs.insert(pv.metadata.name.clone(), kept(*pv));
                     }
                 }
                 _ => {

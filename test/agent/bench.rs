@@ -72,13 +72,11 @@ impl Bench {
 
     /// The value that the printed command gives to the annotation.
     pub fn token(&self, agent: &Agent, device: &Path) -> String {
-        let next = eventually("a next step", || {
+        eventually("a command that approves", || {
             let status = agent.status();
             let device = status["devices"].as_array()?.iter().find(|d| d["path"] == device.to_str().unwrap())?;
-            device["next"].as_str().map(str::to_owned)
-        });
-        let command = next.rsplit_once("approve-wipe=").unwrap_or_else(|| panic!("no command in {next}")).1;
-        command.to_owned()
+            device["next"].as_str()?.rsplit_once("approve-wipe=").map(|(_, tokens)| tokens.to_owned())
+        })
     }
 
     pub fn dev(&self) -> PathBuf {

@@ -16,10 +16,10 @@ const DISKS: usize = 4;
 const LONGEST_LIFE: u64 = 220;
 
 /// xorshift64*: the same moments again for the same seed, as far as a machine allows.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
+    pub fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -27,7 +27,7 @@ impl Random {
     }
 }
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let given = std::env::var("LPP_SEED").ok().and_then(|text| text.parse().ok());
     let seed = given
         .unwrap_or_else(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as u64 | 1);

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 pub mod bench;
+mod chaos;
 mod crash;
 mod faults;
+mod hands;
 mod life;
 mod shown;
 mod trust;
