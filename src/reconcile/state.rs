@@ -196,10 +196,6 @@ impl State {
         }
     }
 
-    fn change(&self) -> Change {
-        Change { turn: self.snapshot.turn, written: Some(self.snapshot.now) }
-    }
-
     /// A PV whose path was not looked at yet is a reason to look.
     fn look_for(&mut self, pv: &PersistentVolume) {
         let Some(local) = &pv.spec.local else { return };
@@ -410,7 +406,12 @@ impl State {
         }
         if !same_state {
             self.snapshot.turn += 1;
-            self.snapshot.changed.insert(id.clone(), self.change());
+            let old = self.snapshot.entries.get(&id).map(|old| &old.state);
+            let released = matches!(old, Some(EntryState::Released { .. }));
+            // Cleaned while its PV was still there: that may be long ago, and a PV that a backup brought back was in use
+            // in between. Now that it is gone, a look tells.
+            let written = (!released).then_some(self.snapshot.now);
+            self.snapshot.changed.insert(id.clone(), Change { turn: self.snapshot.turn, written });
             self.snapshot.absences.remove(&id);
             self.snapshot.offers.remove(&id);
             if matches!(entry.state, EntryState::Offering { .. }) {
