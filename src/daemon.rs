@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::thread::Builder;
 
 /// Events on their way to the loop. A full channel makes the watchers wait, and with them the API server.
-const EVENTS: usize = 256;
+const EVENTS: usize = 128;
 const SIGNAL_STACK: usize = 64 << 10;
 
 #[derive(Debug, thiserror::Error)]

@@ -4,9 +4,9 @@
 use crate::cli::{Output, PlanOptions};
 use crate::decide::decide;
 use crate::decide::memory::{Found, judge};
-use crate::decide::offer;
 use crate::decide::plan::{Action, Plan, Report};
 use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
+use crate::decide::volume;
 use crate::host::mounts::Proc;
 use crate::kube::client::{Client, ClientError};
 use crate::kube::config::{Config, ConfigError};
@@ -254,8 +254,8 @@ fn volumes(s: &Snapshot, todo: &Todo) -> serde_json::Value {
             continue;
         }
         let device = s.scan.as_ref().and_then(|scan| scan.observations.get(path)).and_then(|o| o.device.as_ref().ok());
-        let (Some(device), Some(name)) = (device, offer::pv_name(&s.node_name, path)) else { continue };
-        let mut pv = offer::persistent_volume(s, node, settings, device, text, &name, "");
+        let (Some(device), Some(name)) = (device, volume::pv_name(&s.node_name, path)) else { continue };
+        let mut pv = volume::persistent_volume(s, node, settings, device, text, &name, "");
         pv.metadata.annotations.remove(names::OFFER_ANNOTATION);
         if node.metadata.uid.is_empty() {
             // Without a cluster there is no UID to own it by; `run` completes it.
@@ -281,7 +281,7 @@ fn encode_json(value: &serde_json::Value) -> Result<String, PlanError> {
 fn table(s: &Snapshot, notices: &[crate::decide::plan::Notice], reports: &[Report]) -> String {
     let mut out = String::new();
     for notice in notices {
-        out.push_str(&format!("{}: {}\n", notice.reason, notice.message));
+        out.push_str(&format!("{}: {}\n", notice.reason.as_str(), notice.message));
     }
     if reports.is_empty() {
         let why = match &s.settings {

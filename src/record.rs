@@ -4,6 +4,7 @@
 use crate::kube::client::Client;
 use crate::kube::objects::{Event, EventSource, ObjectMeta, ObjectReference};
 use crate::kube::request;
+use crate::model::reason::Reason;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::collections::VecDeque;
 use std::thread::{Builder, JoinHandle};
@@ -26,7 +27,7 @@ const COMPONENT: &str = "local-pv-provisioner";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     pub about: About,
-    pub reason: &'static str,
+    pub reason: Reason,
     pub warning: bool,
     pub message: String,
 }
@@ -78,7 +79,7 @@ impl Recorder {
 
     pub fn note(&self, note: Note) {
         if let Some(Err(TrySendError::Full(note))) = self.notes.as_ref().map(|notes| notes.try_send(note)) {
-            log::warn!("too many Events wait for the API server; not sent: {} {}", note.reason, note.message);
+            log::warn!("too many Events wait for the API server; not sent: {} {}", note.reason.as_str(), note.message);
         }
     }
 
@@ -112,7 +113,7 @@ impl Book {
             truncate(&mut note.message);
             let reason = note.reason;
             if self.say(note) {
-                written(reason);
+                written(reason.as_str());
             }
         }
     }
@@ -160,7 +161,7 @@ impl Book {
                 ..ObjectMeta::default()
             },
             involved_object: reference,
-            reason: note.reason.to_owned(),
+            reason: note.reason.as_str().to_owned(),
             message: note.message.clone(),
             event_type: if note.warning { "Warning" } else { "Normal" }.to_owned(),
             source: EventSource { component: COMPONENT.to_owned(), host: self.host.clone() },

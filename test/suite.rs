@@ -1,10 +1,12 @@
 //! Integration tests, one binary: each module is one level of DESIGN section 8.
 
 mod agent;
+mod contract;
 mod device;
 mod layers;
 mod manifests;
 mod model;
 mod readme;
+mod real;
 mod serve;
 mod support;

@@ -3,7 +3,7 @@
 
 use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
-use super::{Ctx, offer, raw_device};
+use super::{Ctx, in_service, volume};
 use crate::kube::objects::{Node, PersistentVolume, Phase};
 use crate::model::device::{Comparison, Device, Identity};
 use crate::model::memory::{self, Entry, State};
@@ -59,14 +59,14 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
     let state = if pv.status.phase == Phase::Released {
         match release_is_believed(ctx, pv, index) {
             Verdict::Wait(why) => return leave(ctx, pv, Word::Waiting, why),
-            Verdict::Believed => raw_device::in_service_state(pv),
+            Verdict::Believed => in_service::state_of(pv),
             Verdict::Quarantine(why) => {
                 let reference = memory::PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
                 State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference) }
             }
         }
     } else {
-        raw_device::in_service_state(pv)
+        in_service::state_of(pv)
     };
     match replaced {
         Some(entry) => {
@@ -120,7 +120,7 @@ pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String>
     if pv.metadata.labels.get(names::NODE_LABEL) != Some(&s.node_label()) {
         return Err("its node label is not this node's".to_owned());
     }
-    let name = offer::pv_name(&s.node_name, Path::new(path));
+    let name = volume::pv_name(&s.node_name, Path::new(path));
     if name.as_deref() != Some(pv.metadata.name.as_str()) {
         return Err(format!("its name is not the one of {path} ({})", name.unwrap_or_default()));
     }
@@ -224,7 +224,7 @@ pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, dev
         metadata
             .insert("annotations".to_owned(), json!({ names::IDENTITY_ANNOTATION: device.identity.to_annotation() }));
     }
-    let owner = offer::owner(node);
+    let owner = volume::owner(node);
     let owners = &pv.metadata.owner_references;
     if !owners.iter().any(|existing| existing.uid == owner.uid) {
         let others = owners.iter().filter(|existing| existing.kind != "Node" || existing.name != owner.name);

@@ -3,17 +3,21 @@
 
 mod adopt;
 pub mod backoff;
+mod cleaning;
 mod devices;
+mod in_service;
 pub mod memory;
-pub mod offer;
+mod offer;
 pub mod outcome;
 pub mod plan;
 mod raw_device;
 mod reclaim;
 pub mod snapshot;
+pub mod volume;
 
 use crate::model::memory::{self as entries, Entry, EntryId, Lost, Marker, Progress, State};
 use crate::model::names;
+use crate::model::reason::Reason;
 use devices::{Devices, Home};
 use plan::{Action, Notice, Plan, Report, Word};
 use snapshot::{BackoffKey, Memory, SettingsView, Snapshot};
@@ -106,11 +110,11 @@ impl<'a> Ctx<'a> {
             s,
             known_uids: s.entries.values().filter_map(|e| e.state.pv()).map(|pv| pv.uid.as_str()).collect(),
             offers: s.entries.values().filter(offering).filter_map(|e| Some((e.state.pv_name()?, e))).collect(),
-            first_of_name: raw_device::first_of_name(s, &devices),
-            mismatch: raw_device::settings_mismatch(s),
+            first_of_name: offer::first_of_name(s, &devices),
+            mismatch: offer::settings_mismatch(s),
             devices,
             drawn: Cell::new(0),
-            plan: Plan::default(),
+            plan: Plan { reports: Vec::with_capacity(s.entries.len()), ..Plan::default() },
         }
     }
 
@@ -210,11 +214,17 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// Says one thing of an entry's device.
+    fn say(&mut self, entry: &Entry, state: Word, reason: impl Into<String>) {
+        let report = self.report(entry, state, reason);
+        self.push(report);
+    }
+
     fn push(&mut self, report: Report) {
         self.plan.reports.push(report);
     }
 
-    fn notice(&mut self, reason: &'static str, message: impl Into<String>) {
+    fn notice(&mut self, reason: Reason, message: impl Into<String>) {
         self.plan.notices.push(Notice { reason, message: message.into() });
     }
 
@@ -224,11 +234,11 @@ impl<'a> Ctx<'a> {
             SettingsView::Waiting => {}
             SettingsView::Ready { unknown_keys, .. } if unknown_keys.is_empty() => {}
             SettingsView::Ready { configmap, unknown_keys, .. } => self.notice(
-                "SettingsUnknownKey",
+                Reason::SettingsUnknownKey,
                 format!("ConfigMap {configmap} has keys that mean nothing here: {}", unknown_keys.join(", ")),
             ),
             SettingsView::Unset => self.notice(
-                "SettingsMissing",
+                Reason::SettingsMissing,
                 format!(
                     "Node {} has no annotation {} and --default-pv-spec-configmap is not set: no device is offered. \
                      Next: kubectl annotate node {0} {1}=NAME",
@@ -237,24 +247,24 @@ impl<'a> Ctx<'a> {
                 ),
             ),
             SettingsView::Missing { configmap } => self.notice(
-                "SettingsInvalid",
+                Reason::SettingsInvalid,
                 format!("ConfigMap {configmap} does not exist: no device is offered. Next: create it"),
             ),
             SettingsView::Invalid { configmap, errors } => {
                 let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
                 self.notice(
-                    "SettingsInvalid",
+                    Reason::SettingsInvalid,
                     format!("ConfigMap {configmap} has errors: no device is offered. {}", errors.join("; ")),
                 );
             }
         }
         if let Some(error) = self.s.scan.as_ref().and_then(|scan| scan.error.clone()) {
-            self.notice("DeviceDirUnreadable", error);
+            self.notice(Reason::DeviceDirUnreadable, error);
         }
         if !self.s.unreadable_entries.is_empty() {
             let files = self.s.unreadable_entries.join("; ");
             self.notice(
-                "MemoryLost",
+                Reason::MemoryLost,
                 format!(
                     "ledger files cannot be read, so nothing that is not blank is written without approval: {files}"
                 ),
@@ -262,7 +272,7 @@ impl<'a> Ctx<'a> {
         }
         if let Some((why, _)) = &self.s.ledger_fault {
             self.notice(
-                "LedgerUnwritable",
+                Reason::LedgerUnwritable,
                 format!("the ledger cannot be written, so no step that needs it is taken: {why}"),
             );
         }
@@ -273,7 +283,7 @@ impl<'a> Ctx<'a> {
         let Some(marker) = self.s.memory.marker() else { return };
         if let Memory::None { .. } = self.s.memory {
             self.notice(
-                "MemoryLost",
+                Reason::MemoryLost,
                 "no ledger is kept (--state-dir is empty, or lies in the container and not on the host): nothing that is not \
                  blank is written without approval",
             );
@@ -283,7 +293,7 @@ impl<'a> Ctx<'a> {
             } else {
                 let command = self.approval_command(&lost.nonce);
                 self.notice(
-                    "MemoryLost",
+                    Reason::MemoryLost,
                     format!(
                         "{}: existingData: wipe acts as refuse, and nothing that is not blank is written without \
                          approval. If no device of this node holds data that is needed: {command}",
@@ -298,7 +308,7 @@ impl<'a> Ctx<'a> {
     fn settings_notice(&mut self) {
         if let Some((pv, mismatch)) = self.mismatch.clone() {
             self.notice(
-                "SettingsMismatch",
+                Reason::SettingsMismatch,
                 format!(
                     "PersistentVolume {pv} was made with other settings ({mismatch}): no new volume is made beside it. \
                      Next: change the settings back, or delete the volumes made with the old ones when they are free"
@@ -347,14 +357,14 @@ impl<'a> Ctx<'a> {
 
     fn entry(&mut self, entry: &'a Entry) {
         let here = matches!(self.devices.home(&entry.id), Home::Here(_));
-        if !here && reclaim::let_go_of(self, entry, "its device is not where it was") {
+        if !here && cleaning::let_go_of(self, entry, "its device is not where it was") {
             return;
         }
         match &entry.state {
             State::Preparing | State::Clean { .. } | State::Offering { .. } | State::Refused { .. } => {
                 raw_device::entry(self, entry);
             }
-            State::Offered { .. } | State::Bound { .. } => reclaim::in_service(self, entry),
+            State::Offered { .. } | State::Bound { .. } => in_service::in_service(self, entry),
             State::Released { .. } | State::Dirty { .. } | State::Quarantined { .. } => reclaim::entry(self, entry),
         }
     }

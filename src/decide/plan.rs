@@ -3,6 +3,7 @@
 use crate::kube::objects::PersistentVolume;
 use crate::model::cleaning::{CleanJob, JobId};
 use crate::model::memory::{Entry, EntryId, ForeignPv, Marker};
+use crate::model::reason::Reason;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -202,6 +203,6 @@ pub struct ProgressReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Notice {
-    pub reason: &'static str,
+    pub reason: Reason,
     pub message: String,
 }

@@ -1,21 +1,14 @@
-//! Raw devices that are not in service: unknown ones, refused ones, and the way from blank to offered.
+//! Raw devices that are not in service: unknown ones, refused ones, and blank ones before their first cleaning.
 
-use super::devices::{Devices, Home};
-use super::plan::{Action, Report, Word};
-use super::snapshot::{BackoffKey, OfferStage, SettingsView, Snapshot};
-use super::{Ctx, offer, reclaim};
-use crate::kube::objects::{PersistentVolume, Phase};
+use super::devices::Home;
+use super::plan::{Report, Word};
+use super::snapshot::Snapshot;
+use super::{Ctx, cleaning, offer, volume};
+use crate::model::cleaning::Permission;
 use crate::model::device::{Content, ProbeError, Protection};
-use crate::model::memory::{Entry, Outcome, Owed, PvRef, State};
-use crate::model::names;
+use crate::model::memory::{self, Entry, Owed, State};
 use crate::settings::ExistingData;
-use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
-
-/// A clean device that waited longer than this for its offer is looked at again: somebody may have put data on it.
-/// Longer than a look takes in which a device hangs.
-const KNOWN_BLANK: Duration = Duration::from_secs(30);
 
 /// A device without an entry: chosen by the settings or left alone, blank or refused.
 pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
@@ -45,7 +38,7 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
         report.next = Some("make deviceNameFilter match one of them only".to_owned());
         return ctx.push(report);
     }
-    if let Some(why) = stop_first_offers(ctx, index, path) {
+    if let Some(why) = offer::stop_first(ctx, index, path) {
         return ctx.push(bare_report(ctx.s, path, index, ctx, why.0, why.1));
     }
     match &device.protection {
@@ -155,20 +148,19 @@ pub(super) fn entry<'a>(ctx: &mut Ctx<'a>, entry: &'a Entry) {
         home => return not_here(ctx, entry, &home),
     };
     match &entry.state {
-        State::Offering { pv, offer_id } => offering(ctx, entry, index, pv, offer_id),
+        State::Offering { pv, offer_id } => offer::offering(ctx, entry, index, pv, offer_id),
         _ if !ctx.devices.groups[index].claims.is_empty() => {
-            if reclaim::let_go_of(ctx, entry, "a PersistentVolume names the device") {
+            if cleaning::let_go_of(ctx, entry, "a PersistentVolume names the device") {
                 return;
             }
             let claim = &ctx.devices.groups[index].claims[0];
             let reason = format!("PersistentVolume {} names it", claim.name);
             // `adopt` may take that PV over, which replaces the entry; if it does not, its report says why.
             let word = if matches!(entry.state, State::Refused { .. }) { Word::Refused } else { Word::Clean };
-            let report = ctx.report(entry, word, reason);
-            ctx.push(report);
+            ctx.say(entry, word, reason);
         }
         State::Preparing => preparing(ctx, entry, index),
-        State::Clean { .. } => clean(ctx, entry, index),
+        State::Clean { .. } => offer::clean(ctx, entry, index),
         State::Refused { nonce, found } => refused(ctx, entry, index, nonce, found),
         _ => {}
     }
@@ -176,7 +168,7 @@ pub(super) fn entry<'a>(ctx: &mut Ctx<'a>, entry: &'a Entry) {
 
 fn not_here(ctx: &mut Ctx<'_>, entry: &Entry, home: &Home) {
     if let State::Offering { pv, offer_id } = &entry.state
-        && offer_answered(ctx, entry, pv, offer_id)
+        && offer::answered(ctx, entry, pv, offer_id)
     {
         return;
     }
@@ -208,7 +200,7 @@ fn not_here(ctx: &mut Ctx<'_>, entry: &Entry, home: &Home) {
 
 /// Writes a state and takes the device at the entry's path for its device from now on.
 fn rewrite(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, state: State) {
-    let evidence = crate::model::memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
+    let evidence = memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
     let since = ctx.s.wall.clone();
     ctx.plan.writes.push(Entry { state, evidence, since, progress: None, ..entry.clone() });
 }
@@ -220,22 +212,21 @@ pub(super) fn quarantine(ctx: &mut Ctx<'_>, entry: &Entry, why: impl Into<String
 
 /// Blank, and being cleaned for the first time.
 fn preparing(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
-    if reclaim::running(ctx, entry, index) {
+    if cleaning::running(ctx, entry, index) {
         return;
     }
     if look_again(ctx, entry, index) {
         return;
     }
-    if let Some((word, why)) = blocked(ctx, entry, index) {
-        let report = ctx.report(entry, word, why);
-        return ctx.push(report);
+    if let Some((word, why)) = offer::blocked(ctx, entry, index) {
+        return ctx.say(entry, word, why);
     }
-    reclaim::start(ctx, entry, index, crate::model::cleaning::Permission::Blank);
+    cleaning::start(ctx, entry, index, Permission::Blank);
 }
 
 /// What a device without a PV shows now outweighs what was remembered: data since then is not ours.
 /// Returns whether there is nothing more to decide.
-fn look_again(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
+pub(super) fn look_again(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
     if !ctx.s.looked_since_change(&entry.id) {
         return false;
     }
@@ -246,211 +237,10 @@ fn look_again(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
             true
         }
         Content::Unreadable { error } => {
-            let report = ctx.report(entry, Word::Error, format!("cannot be read: {error}"));
-            ctx.push(report);
+            ctx.say(entry, Word::Error, format!("cannot be read: {error}"));
             true
         }
         Content::Blank | Content::NotRead => false,
-    }
-}
-
-/// What stops a blank or clean device on its way to an offer.
-fn blocked(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Option<(Word, String)> {
-    let group = &ctx.devices.groups[index];
-    let Some(path) = offer_path(ctx, index) else {
-        return Some((Word::Clean, "the settings do not select it".to_owned()));
-    };
-    if let Some(problem) = &group.problem {
-        return Some((Word::Error, problem.clone()));
-    }
-    if let Some(protection @ (Protection::PartitionType { .. } | Protection::HasPartitions { .. })) =
-        &group.device.protection
-    {
-        return Some((Word::Refused, protection.to_string()));
-    }
-    if let Some(in_use) = &group.device.in_use
-        && ctx.s.looked_since_change(&entry.id)
-    {
-        return Some((Word::InUse, in_use.to_string()));
-    }
-    stop_first_offers(ctx, index, path)
-}
-
-/// Cleaned: offered, if it may be.
-fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
-    let State::Clean { by } = entry.state else { return };
-    if look_again(ctx, entry, index) {
-        return;
-    }
-    if let Some((word, why)) = blocked(ctx, entry, index) {
-        let report = ctx.report(entry, word, why);
-        return ctx.push(report);
-    }
-    let Some(settings) = ctx.s.settings() else { return };
-    if !by.keeps(settings.cleaning) {
-        // Cleaned under settings that promised less.
-        return ctx.write(entry, State::Preparing);
-    }
-    if !ctx.s.known_since(&entry.id, KNOWN_BLANK) {
-        ctx.plan.look = true;
-        let report = ctx.report(entry, Word::Clean, "it is looked at once more before it is offered");
-        return ctx.push(report);
-    }
-    if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Offer(entry.id.clone())) {
-        let (until, reason) = (backoff.until, backoff.reason.clone());
-        ctx.plan.wake(until);
-        let report = ctx.report(entry, Word::Clean, format!("offering it failed and is tried again: {reason}"));
-        return ctx.push(report);
-    }
-    let Some(path) = offer_path(ctx, index).map(Path::to_path_buf) else { return };
-    let Some(pv) = offer::pv_name(&ctx.s.node_name, &path) else { return };
-    let promise = settings.cleaning;
-    let state = State::Offering { pv, offer_id: ctx.draw(32) };
-    let evidence = crate::model::memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
-    let since = ctx.s.wall.clone();
-    ctx.plan.writes.push(Entry { state, path, promise, evidence, since, progress: None, ..entry.clone() });
-}
-
-/// The path under which it would be offered: the first that the settings select.
-fn offer_path<'a>(ctx: &Ctx<'a>, index: usize) -> Option<&'a Path> {
-    ctx.devices.groups[index].selected.first().copied()
-}
-
-/// What stops every device that was never offered, and this one in particular.
-fn stop_first_offers(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<(Word, String)> {
-    if ctx.s.settings().is_none() {
-        let why = match &ctx.s.settings {
-            SettingsView::Waiting => "the PV spec ConfigMap has not been read yet".to_owned(),
-            SettingsView::Unset => "no PV spec ConfigMap is named".to_owned(),
-            SettingsView::Missing { configmap } => format!("ConfigMap {configmap} does not exist"),
-            SettingsView::Invalid { configmap, .. } => format!("ConfigMap {configmap} has errors"),
-            SettingsView::Ready { .. } => return None,
-        };
-        return Some((Word::Waiting, why));
-    }
-    let Some(node) = ctx.s.existing_node() else {
-        return Some((Word::Waiting, format!("Node {} does not exist", ctx.s.node_name)));
-    };
-    if node.metadata.deletion_timestamp.is_some() {
-        return Some((Word::Waiting, format!("Node {} is being deleted", ctx.s.node_name)));
-    }
-    if let Some((pv, mismatch)) = &ctx.mismatch {
-        let why = format!("PersistentVolume {pv} was made with other settings ({mismatch}); no new ones beside it");
-        return Some((Word::Waiting, why));
-    }
-    name_taken(ctx, index, path).map(|why| (Word::Error, why))
-}
-
-/// The first PV of ours that was made with other settings, or without any.
-pub(super) fn settings_mismatch(s: &Snapshot) -> Option<(&str, String)> {
-    let settings = s.settings()?;
-    s.pvs.iter().flat_map(|pvs| pvs.values()).find_map(|pv| {
-        let mismatch = settings.mismatch(&pv.metadata.annotations)?;
-        Some((pv.metadata.name.as_str(), mismatch))
-    })
-}
-
-/// Different device names may fold to one PV name: the one that has the PV keeps it, else the first by path.
-fn name_taken(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<String> {
-    let Some(name) = offer::pv_name(&ctx.s.node_name, path) else {
-        return Some("its name is not UTF-8, so no PersistentVolume can be named after it".to_owned());
-    };
-    let Some(text) = path.to_str() else {
-        return Some("its path is not UTF-8, so no PersistentVolume can name it".to_owned());
-    };
-    if let Some(pv) = ctx.s.pv(&name) {
-        let theirs = pv.spec.local.as_ref().map_or("no local path", |local| local.path.as_str());
-        return (theirs != text).then(|| format!("the PV name {name} is taken by {theirs}"));
-    }
-    let own = ctx.devices.groups[index].entry;
-    let promised = ctx.offers.get(name.as_str()).filter(|entry| Some(&entry.id) != own);
-    if let Some(other) = promised {
-        return Some(format!("the PV name {name} is taken by {}", other.path.display()));
-    }
-    let first = ctx.first_of_name.get(&name).filter(|first| **first != path)?;
-    let same_device = ctx.devices.at_path(first) == Some(index);
-    (!same_device).then(|| format!("{} folds to the same PV name {name} and comes first", first.display()))
-}
-
-/// For each PV name the first selected path, one a device, that folds to it.
-pub(super) fn first_of_name<'a>(s: &Snapshot, devices: &Devices<'a>) -> BTreeMap<String, &'a Path> {
-    let mut first: BTreeMap<String, &Path> = BTreeMap::new();
-    for path in devices.groups.iter().filter_map(|group| group.selected.first().copied()) {
-        if let Some(name) = offer::pv_name(&s.node_name, path) {
-            let known = first.entry(name).or_insert(path);
-            *known = (*known).min(path);
-        }
-    }
-    first
-}
-
-/// A POST may have reached the server.
-fn offering(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, name: &str, offer_id: &str) {
-    if offer_answered(ctx, entry, name, offer_id) {
-        return;
-    }
-    let key = BackoffKey::Offer(entry.id.clone());
-    match ctx.s.offers.get(&entry.id) {
-        Some(OfferStage::Posting) => {
-            let report = ctx.report(entry, Word::Offering, format!("creating PersistentVolume {name}"));
-            ctx.push(report);
-        }
-        Some(OfferStage::Refused) => ctx.write(entry, State::Clean { by: entry.promise }),
-        Some(OfferStage::Fresh) => {
-            let (Some(settings), Some(node)) = (ctx.s.settings(), ctx.s.existing_node()) else {
-                // Nothing was posted yet by anyone: back to clean until there are settings again.
-                return ctx.write(entry, State::Clean { by: entry.promise });
-            };
-            let Some(path) = entry.path.to_str() else { return };
-            let device = ctx.devices.groups[index].device;
-            let pv = offer::persistent_volume(ctx.s, node, settings, device, path, name, offer_id);
-            ctx.act(Action::CreatePv { entry: entry.id.clone(), pv: Box::new(pv) });
-            let report = ctx.report(entry, Word::Offering, format!("creating PersistentVolume {name}"));
-            ctx.push(report);
-        }
-        None => {
-            if let Some(backoff) = ctx.s.backing_off(&key) {
-                let (until, reason) = (backoff.until, backoff.reason.clone());
-                ctx.plan.wake(until);
-                let report = ctx.report(entry, Word::Offering, format!("not answered yet: {reason}"));
-                return ctx.push(report);
-            }
-            reclaim::gone_without_release(ctx, entry, Some(index));
-        }
-    }
-}
-
-/// Whether the PV of an offer turned up, by name and offer id, or went away again.
-fn offer_answered(ctx: &mut Ctx<'_>, entry: &Entry, name: &str, offer_id: &str) -> bool {
-    let has_id =
-        |pv: &&PersistentVolume| pv.metadata.annotations.get(names::OFFER_ANNOTATION).is_some_and(|id| id == offer_id);
-    if let Some(pv) = ctx.s.pv(name).filter(has_id) {
-        let state = in_service_state(pv);
-        ctx.write(entry, state);
-        return true;
-    }
-    let released =
-        ctx.s.vanished.values().any(|gone| {
-            gone.name == name && gone.phase == Phase::Released && gone.offer_id.as_deref() == Some(offer_id)
-        });
-    if released {
-        ctx.write(entry, State::Dirty { owed: Owed::Release, pv_name: Some(name.to_owned()) });
-    }
-    released
-}
-
-/// The state that a PV of ours gives to its device's entry.
-pub(super) fn in_service_state(pv: &PersistentVolume) -> State {
-    let reference = PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
-    match pv.status.phase {
-        Phase::Bound => State::Bound { pv: reference },
-        Phase::Released => State::Released {
-            pv: reference,
-            claim_uid: pv.spec.claim_ref.as_ref().map(|claim| claim.uid.clone()).unwrap_or_default(),
-            outcome: Outcome::Owed,
-        },
-        _ if pv.spec.claim_ref.as_ref().is_some_and(|claim| !claim.uid.is_empty()) => State::Bound { pv: reference },
-        _ => State::Offered { pv: reference },
     }
 }
 
@@ -504,7 +294,7 @@ fn bare_report(
     Report {
         path: path.to_path_buf(),
         state,
-        pv: offer::pv_name(&s.node_name, path),
+        pv: volume::pv_name(&s.node_name, path),
         reason: reason.into(),
         next: None,
         size: Some(device.size),

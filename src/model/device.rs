@@ -1,8 +1,8 @@
 //! What we know of a device: where it is, which one it is, who uses it, what it holds.
 //! Plain words; how they are found out is `observe`'s business, what follows from them `decide`'s.
 
+use super::flat_map::FlatMap;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -73,7 +73,7 @@ impl IdentityKind {
 /// trusted only within one boot and one `diskseq`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Identity(pub BTreeMap<IdentityKind, String>);
+pub struct Identity(pub FlatMap<IdentityKind, String>);
 
 /// How two identities compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

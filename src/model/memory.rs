@@ -281,7 +281,6 @@ pub fn place_in_boot(evidence: &Evidence, boot_id: &str) -> Option<Place> {
 mod tests {
     use super::*;
     use crate::model::device::{Content, IdentityKind};
-    use std::collections::BTreeMap;
 
     fn device(identity: &[(IdentityKind, &str)], minor: u32, diskseq: u64) -> Device {
         let place = Place::Block { major: 8, minor };
@@ -290,7 +289,7 @@ mod tests {
             kernel_name: format!("sd{minor}"),
             diskseq: Some(diskseq),
             size: 1 << 30,
-            identity: Identity(identity.iter().map(|(k, v)| (*k, (*v).to_owned())).collect::<BTreeMap<_, _>>()),
+            identity: Identity(identity.iter().map(|(k, v)| (*k, (*v).to_owned())).collect()),
             disk: place,
             partitions: vec![],
             in_use: None,

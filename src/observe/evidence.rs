@@ -43,16 +43,6 @@ impl From<StaleWhy> for CleanResult {
     }
 }
 
-pub fn evidence(device: &Device, boot_id: &str) -> Evidence {
-    Evidence {
-        boot_id: boot_id.to_owned(),
-        place: device.place,
-        diskseq: device.diskseq,
-        size: device.size,
-        identity: device.identity.clone(),
-    }
-}
-
 /// Compares all of the evidence with the device that is held and with a fresh look at the path, from outside and with
 /// nothing remembered. What holding the device does not keep away, loops above all, is looked for as well.
 pub fn verify(
@@ -110,6 +100,7 @@ fn compare(evidence: &Evidence, now: &Device) -> Result<(), StaleWhy> {
 mod tests {
     use super::*;
     use crate::model::device::{Content, IdentityKind};
+    use crate::model::memory::evidence;
 
     fn device() -> Device {
         let place = Place::Block { major: 8, minor: 1 };

@@ -6,6 +6,8 @@ use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
 use crate::decide::{self};
 use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
+use crate::model::memory::PvRef;
+use crate::model::reason::Reason;
 use crate::record::{About, Note};
 use crate::serve::{Board, Metrics};
 use serde::Serialize;
@@ -23,7 +25,15 @@ pub struct Publisher {
     /// Running cleanings: when they began, and how many of their bytes are counted.
     cleanings: BTreeMap<JobId, (Duration, u64)>,
     /// Ended since the last turn, for their Events.
-    cleaned: Vec<(PathBuf, u64, &'static str)>,
+    cleaned: Vec<Cleaned>,
+}
+
+/// A cleaning that ended well, and the released PV that it was for.
+struct Cleaned {
+    path: PathBuf,
+    pv: Option<PvRef>,
+    bytes: u64,
+    method: &'static str,
 }
 
 /// The document of `/status`.
@@ -74,8 +84,14 @@ impl Publisher {
                 if let CleanResult::Cleaned { bytes, method } = result {
                     self.metrics.add_cleaned_bytes(bytes.saturating_sub(counted));
                     let entry = snapshot.jobs.iter().find(|(_, job)| job.id == *id).map(|(entry, _)| entry);
-                    let path = entry.and_then(|id| snapshot.entries.get(id)).map(|entry| entry.path.clone());
-                    self.cleaned.extend(path.map(|path| (path, *bytes, *method)));
+                    let cleaned = entry.and_then(|id| snapshot.entries.get(id)).map(|entry| Cleaned {
+                        path: entry.path.clone(),
+                        // Now: when it is told the PV may be gone, and the device offered under another.
+                        pv: entry.state.pv().cloned(),
+                        bytes: *bytes,
+                        method,
+                    });
+                    self.cleaned.extend(cleaned);
                 }
             }
         }
@@ -106,7 +122,7 @@ impl Publisher {
         }
         self.board.set_awaited(awaited.clone());
         self.gauges(s, &plan.reports);
-        self.cleaned_events(s, &tell);
+        self.cleaned_events(&tell);
         self.device_changes(s, &plan.reports, &tell);
         self.notice_changes(s, &plan.notices, &tell);
         self.shown = Shown(Arc::new(Status {
@@ -135,15 +151,14 @@ impl Publisher {
         self.metrics.set_cleanings_running(self.cleanings.len());
     }
 
-    fn cleaned_events(&mut self, s: &Snapshot, tell: &impl Fn(Note)) {
-        for (path, bytes, method) in std::mem::take(&mut self.cleaned) {
-            let entry = s.entries.values().find(|entry| entry.path == path);
-            let pv = entry.and_then(|entry| entry.state.pv_name());
+    fn cleaned_events(&mut self, tell: &impl Fn(Note)) {
+        for Cleaned { path, pv, bytes, method } in std::mem::take(&mut self.cleaned) {
             let message = format!("{} was cleaned: {bytes} bytes are zero ({method})", path.display());
             log::info!("{message}");
             // A first cleaning is the ordinary way to an offer: the log is enough.
-            if let Some(about) = pv.and_then(|name| about_pv(s, name)) {
-                tell(Note { about, reason: "DeviceCleaned", warning: false, message });
+            if let Some(PvRef { name, uid }) = pv {
+                let about = About::PersistentVolume { name, uid };
+                tell(Note { about, reason: Reason::DeviceCleaned, warning: false, message });
             }
         }
     }
@@ -171,7 +186,7 @@ impl Publisher {
 
     fn notice_changes(&self, s: &Snapshot, notices: &[Notice], tell: &impl Fn(Note)) {
         for notice in notices.iter().filter(|notice| !self.shown.0.notices.contains(notice)) {
-            log::warn!("{}: {}", notice.reason, notice.message);
+            log::warn!("{}: {}", notice.reason.as_str(), notice.message);
             if let Some(about) = about_node(s) {
                 tell(Note { about, reason: notice.reason, warning: true, message: notice.message.clone() });
             }
@@ -209,14 +224,14 @@ fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)
 }
 
 /// The Event reasons of README's troubleshooting table.
-fn event_reason(word: Word) -> Option<&'static str> {
+fn event_reason(word: Word) -> Option<Reason> {
     match word {
-        Word::Refused => Some("DeviceRefused"),
-        Word::Quarantined => Some("DeviceQuarantined"),
-        Word::Dirty => Some("CleaningOwed"),
-        Word::Error => Some("DeviceError"),
-        Word::Absent => Some("DeviceMissing"),
-        Word::Foreign => Some("ForeignVolume"),
+        Word::Refused => Some(Reason::DeviceRefused),
+        Word::Quarantined => Some(Reason::DeviceQuarantined),
+        Word::Dirty => Some(Reason::CleaningOwed),
+        Word::Error => Some(Reason::DeviceError),
+        Word::Absent => Some(Reason::DeviceMissing),
+        Word::Foreign => Some(Reason::ForeignVolume),
         _ => None,
     }
 }

@@ -501,5 +501,6 @@ impl State {
 /// A PV without what no decision looks at: on a node with many volumes it is most of the memory.
 fn kept(mut pv: PersistentVolume) -> PersistentVolume {
     pv.spec.node_affinity = None;
+    pv.metadata.owner_references.shrink_to_fit();
     pv
 }

@@ -1,6 +1,7 @@
 //! The PV spec ConfigMap: text to settings, or every error in it at once. Reads nothing by itself.
 
 use crate::model::cleaning::Cleaning;
+use crate::model::flat_map::FlatMap;
 use crate::model::names::SETTINGS_PREFIX;
 use crate::model::scan::Selection;
 use std::collections::BTreeMap;
@@ -107,13 +108,13 @@ impl Settings {
     }
 
     /// The annotations that record on a PV what it was made with (the original's keys and values).
-    pub fn annotations(&self) -> BTreeMap<String, String> {
+    pub fn annotations(&self) -> FlatMap<String, String> {
         ON_PV.iter().filter_map(|key| Some(((*key).to_owned(), self.on_pv(key)?.to_owned()))).collect()
     }
 
     /// The first settings annotation in which a PV differs, as `key is theirs, the settings say ours`; `None` if it
     /// was made with these.
-    pub fn mismatch(&self, annotations: &BTreeMap<String, String>) -> Option<String> {
+    pub fn mismatch(&self, annotations: &FlatMap<String, String>) -> Option<String> {
         ON_PV.iter().find_map(|key| {
             let (ours, theirs) = (self.on_pv(key), annotations.get(*key).map(String::as_str));
             let show = |value: Option<&str>| value.map_or("unset".to_owned(), |value| format!("\"{value}\""));
@@ -123,7 +124,7 @@ impl Settings {
     }
 
     /// The settings that a PV's annotations record, if they are whole.
-    pub fn from_annotations(annotations: &BTreeMap<String, String>) -> Option<Settings> {
+    pub fn from_annotations(annotations: &FlatMap<String, String>) -> Option<Settings> {
         let data = ON_PV
             .iter()
             .filter_map(|key| Some((key.strip_prefix(SETTINGS_PREFIX)?.to_owned(), annotations.get(*key)?.clone())));
@@ -324,7 +325,7 @@ mod tests {
     #[test]
     fn a_pv_made_with_other_settings_or_with_none_is_a_mismatch_that_names_the_key() {
         let settings = Settings::parse(&data(&GOOD)).unwrap();
-        assert!(settings.mismatch(&BTreeMap::new()).unwrap().contains("storageClassName is unset"));
+        assert!(settings.mismatch(&FlatMap::default()).unwrap().contains("storageClassName is unset"));
         let mut other = settings.annotations();
         other.insert("local-pv-provisioner.cybozu.io/fsType".into(), "xfs".into());
         assert!(settings.mismatch(&other).unwrap().contains("fsType is \"xfs\""));

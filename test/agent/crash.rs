@@ -1,4 +1,5 @@
 //! `kill -9` at random moments, while claims come and go: it converges, and no tenant loses or sees anything.
+#![allow(clippy::print_stdout, reason = "the seed, with which a failure can be looked for again")]
 
 use super::bench::{Bench, claim_for};
 use crate::support::disk;
@@ -141,7 +142,7 @@ fn killed_at_any_moment_it_converges_and_no_tenant_loses_or_sees_anything() {
     agent.wait_for(&foreign, "refused");
     assert!(disk::has(&foreign, 12345, "somebody's only copy"));
     assert_eq!(bench.server.count("pv"), DISKS);
-    assert_eq!(agent.metric("memory_intact"), 1.0);
+    agent.shows("memory_intact", 1.0);
     // One entry a device: nothing was learned twice.
     let entries = std::fs::read_dir(bench.state_dir()).unwrap().map(|item| item.unwrap().file_name());
     let entries: Vec<_> = entries.filter(|name| name.to_str().unwrap().starts_with("device-")).collect();

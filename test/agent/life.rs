@@ -133,7 +133,7 @@ fn the_annotation_or_else_the_default_selects_the_configmap_and_a_change_acts_at
     bench.create_configmap("other", json!({ "deviceNameFilter": "^spare" }));
     let (disk, spare) = (bench.disk("disk1"), bench.disk("spare1"));
     let agent = bench.ready();
-    assert_eq!(agent.status()["settings"], "no ConfigMap is named");
+    agent.says("settings", "no ConfigMap is named");
     bench.await_event("SettingsMissing");
     never("without a ConfigMap nothing is offered", || bench.server.count("pv") > 0);
 
@@ -145,12 +145,12 @@ fn the_annotation_or_else_the_default_selects_the_configmap_and_a_change_acts_at
     // The flag is for Nodes without the annotation.
     let agent = bench.start_with(&["--default-pv-spec-configmap=spec"]);
     agent.wait_for(&spare, "available");
-    assert_eq!(agent.status()["settings"], "ConfigMap other");
+    agent.says("settings", "ConfigMap other");
     bench.server.delete("pv", "local-n1-spare1").unwrap();
     bench.annotate_node(names::PV_SPEC_ANNOTATION, json!(null));
     bench.await_phase(&disk, "Available");
     eventually("the spare is given up", || bench.pv(&spare).is_none().then_some(()));
-    assert_eq!(agent.status()["settings"], "ConfigMap spec");
+    agent.says("settings", "ConfigMap spec");
 }
 
 #[test]
@@ -180,9 +180,8 @@ fn settings_are_followed_live_through_absence_errors_and_deletion() {
     bench.server.delete("configmaps", "kube-system/spec").unwrap();
     let disk = bench.disk("disk1");
     let agent = bench.ready();
-    let settings = || text(&agent.status()["settings"]);
-    eventually("it is missed", || (settings() == "ConfigMap spec does not exist").then_some(()));
-    assert_eq!(agent.metric("settings_valid"), 0.0);
+    agent.says("settings", "ConfigMap spec does not exist");
+    agent.shows("settings_valid", 0.0);
 
     // Every error of it at once, by key.
     let all_wrong = json!({
@@ -204,11 +203,11 @@ fn settings_are_followed_live_through_absence_errors_and_deletion() {
     });
     bench.settings(good);
     let bound = bench.claim("c", &disk);
-    assert_eq!(agent.metric("settings_valid"), 1.0);
+    agent.shows("settings_valid", 1.0);
 
     // Without settings releases are still finished; only first offers stop.
     bench.server.delete("configmaps", "kube-system/spec").unwrap();
-    eventually("it is missed again", || settings().contains("does not exist").then_some(()));
+    agent.says("settings", "ConfigMap spec does not exist");
     disk::put(&disk, 0, "a tenant's secret");
     bench.release("c");
     eventually("the PV is deleted", || bench.pv(&disk).is_none().then_some(()));
@@ -375,7 +374,7 @@ fn two_links_to_one_device_become_one_volume() {
     let why = agent.wait_for(&b, "duplicate");
     assert!(why.contains(a.to_str().unwrap()), "{why}");
     never("one volume", || bench.server.count("pv") != 1);
-    assert_eq!(agent.metric("error_devices"), 0.0);
+    agent.shows("error_devices", 0.0);
 }
 
 #[test]
@@ -387,7 +386,7 @@ fn of_two_names_that_fold_to_one_the_first_has_the_volume_and_the_other_says_so(
     assert_eq!((&pv["metadata"]["name"], &pv["spec"]["local"]["path"]), (&json!("local-n1-disk-1"), &json!(first)));
     let why = agent.wait_for(&second, "error");
     assert!(why.contains("local-n1-disk-1"), "{why}");
-    eventually("it is counted", || (agent.metric("error_devices") == 1.0).then_some(()));
+    agent.shows("error_devices", 1.0);
     bench.await_event("DeviceError");
 
     // The one that has the PV keeps it, whichever comes first by name.

@@ -65,9 +65,9 @@ fn what_is_said_again_is_not_a_new_event() {
     let agent = bench.ready();
     for _ in 0..4 {
         bench.settings(json!({ "volumeMode": "wrong" }));
-        eventually("it is bad", || (agent.metric("settings_valid") == 0.0).then_some(()));
+        agent.shows("settings_valid", 0.0);
         bench.settings(json!({ "volumeMode": "Block" }));
-        eventually("it is good", || (agent.metric("settings_valid") == 1.0).then_some(()));
+        agent.shows("settings_valid", 1.0);
     }
     let event = bench.await_event("SettingsInvalid");
     never("a second Event of one kind", || bench.events("SettingsInvalid").len() > 1);
@@ -107,7 +107,7 @@ fn the_figures_say_what_there_is_and_what_was_done() {
     agent.wait_for(&free, "available");
     agent.wait_for(&taken, "bound");
     // It may have been seen between its two steps above.
-    eventually("the refused one is counted", || (agent.metric("devices{state=\"refused\"}") == 1.0).then_some(()));
+    agent.shows("devices{state=\"refused\"}", 1.0);
     let figures = [
         ("available_devices", 2.0),
         ("error_devices", 1.0),
@@ -125,7 +125,7 @@ fn the_figures_say_what_there_is_and_what_was_done() {
         (&format!("build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION")), 1.0),
     ];
     for (name, value) in figures {
-        assert_eq!(agent.metric(name), value, "{name}");
+        agent.shows(name, value);
     }
     let page = agent.get("/metrics").unwrap().1;
     // The original's two gauges, exactly as it wrote them.
@@ -139,12 +139,10 @@ fn the_figures_say_what_there_is_and_what_was_done() {
     bench.release("c");
     bench.offered_again(&taken, &bound);
     agent.wait_for(&taken, "available");
-    assert_eq!(agent.metric("cleanings_total{result=\"cleaned\"}"), 3.0);
-    assert_eq!(agent.metric("api_requests_total{code=\"200\",resource=\"persistentvolumes\",verb=\"delete\"}"), 1.0);
+    agent.shows("cleanings_total{result=\"cleaned\"}", 3.0);
+    agent.shows("api_requests_total{code=\"200\",resource=\"persistentvolumes\",verb=\"delete\"}", 1.0);
     bench.await_event("DeviceCleaned");
-    eventually("the Event is counted", || {
-        (agent.metric("events_total{reason=\"DeviceCleaned\"}") == 1.0).then_some(())
-    });
+    agent.shows("events_total{reason=\"DeviceCleaned\"}", 1.0);
     assert!(bench.pv(&unselected).is_none());
 }
 
@@ -156,7 +154,7 @@ fn a_device_that_vanishes_is_no_error_and_not_available() {
     agent.wait_for(&disk, "available");
     std::fs::remove_file(&disk).unwrap();
     agent.wait_for(&disk, "absent");
-    eventually("it is not counted", || (agent.metric("available_devices") == 0.0).then_some(()));
+    agent.shows("available_devices", 0.0);
     bench.await_event("DeviceMissing");
 }
 
@@ -297,7 +295,7 @@ fn nodes_with_long_names_and_addresses_for_names_work() {
         let agent = bench.ready();
         agent.wait_for(&disk, "available");
         assert_eq!(bench.server.count("pv"), 1);
-        assert_eq!(agent.metric("memory_intact"), 1.0);
+        agent.shows("memory_intact", 1.0);
     }
 }
 
@@ -321,5 +319,5 @@ fn a_node_that_is_deleted_and_made_again_gets_its_volumes_back() {
     assert_eq!(again["metadata"]["ownerReferences"][0]["uid"], node["metadata"]["uid"]);
     assert!(disk::has(&taken, 0, "a tenant's secret"));
     agent.wait_for(&free, "available");
-    assert_eq!(agent.metric("memory_intact"), 1.0);
+    agent.shows("memory_intact", 1.0);
 }

@@ -9,6 +9,9 @@ use std::path::Path;
 
 const SECRET: &str = "somebody's only copy";
 
+/// Name, path, and what else is changed.
+type Forged<'a> = (&'a str, &'a Path, fn(&mut Value));
+
 /// A PV of the original's shape that is Released from a claim that nobody has.
 fn released_pv(bench: &Bench, name: &str, path: &Path, change: impl FnOnce(&mut Value)) {
     let mut pv = bench.originals_pv(path);
@@ -44,7 +47,7 @@ fn a_forged_release_writes_nothing_wherever_it_points() {
 
     // A path with `..` the API server itself refuses (the contract suite has it); what would be made of one anyway is
     // for the tests of `decide`.
-    let forged: [(&str, &Path, fn(&mut Value)); 6] = [
+    let forged: [Forged; 6] = [
         ("local-n1-disk-outside", &outside, |_| {}),
         ("local-n1-private", &unselected, |_| {}),
         // Its own settings annotations select the file.
@@ -118,8 +121,8 @@ fn a_volume_of_somebody_else_on_a_device_keeps_it_from_being_offered() {
     });
     let agent = bench.ready();
     never("it is offered", || bench.pv(&disk).is_some());
-    let (state, reason) = agent.device(&disk).unwrap_or_default();
-    assert!(reason.contains("hand-made"), "{state}: {reason}");
+    let reason = agent.wait_for(&disk, "error");
+    assert!(reason.contains("hand-made"), "{reason}");
     assert!(bench.server.get("pv", "hand-made").is_some());
 }
 
@@ -134,7 +137,7 @@ fn foreign_data_is_refused_and_an_approval_lifts_it_once() {
     assert!(why.contains("not ours"), "{why}");
     let event = bench.await_event("DeviceRefused");
     assert_eq!((&event["involvedObject"]["kind"], &event["type"]), (&json!("Node"), &json!("Warning")));
-    eventually("it is counted", || (agent.metric("error_devices") == 1.0).then_some(()));
+    agent.shows("error_devices", 1.0);
     bench.annotate_node(names::APPROVE_ANNOTATION, json!("0123456789abcdef0123456789abcdef,yes,true"));
     never("a wrong token does nothing", || !disk::has(&disk, 4096, SECRET) || bench.pv(&disk).is_some());
 
@@ -142,7 +145,7 @@ fn foreign_data_is_refused_and_an_approval_lifts_it_once() {
     let token = token.split(',').find(|t| t.len() == 32 && !t.starts_with("0123")).unwrap().to_owned();
     bench.await_phase(&disk, "Available");
     assert!(disk::is_zero(&disk));
-    eventually("it is counted no more", || (agent.metric("error_devices") == 0.0).then_some(()));
+    agent.shows("error_devices", 0.0);
 
     // Foreign data again: the old token, still in the annotation, is void.
     agent.terminate();
@@ -319,7 +322,7 @@ fn a_memory_that_is_lost_is_said_and_wipe_acts_as_refuse_until_a_person_says_oth
     for disk in [&kept, &orphan] {
         disk::put(disk, 0, SECRET);
     }
-    assert_eq!(agent.metric("memory_intact"), 1.0);
+    agent.shows("memory_intact", 1.0);
     agent.terminate();
     std::fs::remove_dir_all(bench.state_dir()).unwrap();
     bench.server.force_delete("pv", "local-n1-disk2");
@@ -328,8 +331,8 @@ fn a_memory_that_is_lost_is_said_and_wipe_acts_as_refuse_until_a_person_says_oth
     agent.wait_for(&kept, "bound");
     let why = agent.wait_for(&orphan, "quarantined");
     assert!(why.contains("cannot say whose"), "{why}");
-    assert_eq!(agent.metric("memory_intact"), 0.0);
-    assert!(text(&agent.status()["memory"]).starts_with("lost"), "{}", agent.status());
+    agent.shows("memory_intact", 0.0);
+    agent.says("memory", "lost");
     let said = text(&bench.await_event("MemoryLost")["message"]);
     assert_eq!(bench.pv(&kept).unwrap()["metadata"]["uid"], bound["metadata"]["uid"]);
     let blank = bench.disk("disk3");
@@ -338,7 +341,7 @@ fn a_memory_that_is_lost_is_said_and_wipe_acts_as_refuse_until_a_person_says_oth
     // A person declares that nothing is missing: new foreign data are wiped, the quarantined device stays.
     let token = said.rsplit_once("approve-wipe=").unwrap().1.to_owned();
     bench.annotate_node(names::APPROVE_ANNOTATION, json!(token));
-    eventually("memory is whole", || (agent.metric("memory_intact") == 1.0).then_some(()));
+    agent.shows("memory_intact", 1.0);
     let hidden = bench.scratch.path("prepared");
     disk::sparse(&hidden, SIZE);
     disk::put(&hidden, 0, SECRET);
@@ -392,7 +395,7 @@ fn entries_that_cannot_be_read_are_said_and_kept_and_nothing_is_wiped_for_them()
     let agent = bench.start();
     agent.wait_for(&disk, "quarantined");
     assert!(text(&bench.await_event("MemoryLost")["message"]).contains(before[0].to_str().unwrap()));
-    assert_eq!(agent.metric("memory_intact"), 0.0);
+    agent.shows("memory_intact", 0.0);
     never("it is written", || !disk::has(&disk, 0, SECRET) || bench.pv(&disk).is_some());
     assert_eq!(std::fs::read(&before[0]).unwrap(), &half[..half.len() / 2], "kept as it is");
 }
@@ -413,7 +416,8 @@ fn without_a_state_directory_it_works_and_forgets() {
     agent.wait_for(&disk, "bound");
     agent.wait_for(&foreign, "quarantined");
     bench.await_event("MemoryLost");
-    assert_eq!((agent.status()["memory"].clone(), agent.metric("memory_intact")), (json!("none is kept"), 0.0));
+    agent.says("memory", "none is kept");
+    agent.shows("memory_intact", 0.0);
     agent.terminate();
     bench.release("c");
     let released = bench.await_phase(&disk, "Released");

@@ -95,7 +95,13 @@ impl<'a> Canon<'a> {
 
     fn disks(&mut self) {
         for disk in &self.world.disks {
-            self.put((disk.slot, disk.in_use, disk.held.is_some(), disk.approved, disk.cleaned_by.map(|by| by.as_str())));
+            self.put((
+                disk.slot,
+                disk.in_use,
+                disk.held.is_some(),
+                disk.approved,
+                disk.cleaned_by.map(|by| by.as_str()),
+            ));
             self.put(disk.owed);
             self.name(&format!("seq{}", disk.diskseq));
             for cell in &disk.cells {
@@ -138,8 +144,10 @@ impl<'a> Canon<'a> {
 
     fn pv(&mut self, pv: &PersistentVolume) {
         let meta = &pv.metadata;
-        let current = self.world.api.pvs.get(&meta.name).is_some_and(|now| now.metadata.uid == meta.uid
-            && now.metadata.resource_version == meta.resource_version);
+        let current =
+            self.world.api.pvs.get(&meta.name).is_some_and(|now| {
+                now.metadata.uid == meta.uid && now.metadata.resource_version == meta.resource_version
+            });
         self.put((&meta.name, current, meta.deletion_timestamp.is_some(), pv.status.phase));
         self.name(&meta.uid);
         self.name(super::api::claim_of(pv));
@@ -374,7 +382,12 @@ impl<'a> Canon<'a> {
         }
         match &s.settings {
             SettingsView::Ready { settings, .. } => {
-                self.put((9_u8, settings.cleaning.as_str(), settings.existing_data as u8, settings.weak_identity as u8));
+                self.put((
+                    9_u8,
+                    settings.cleaning.as_str(),
+                    settings.existing_data as u8,
+                    settings.weak_identity as u8,
+                ));
             }
             other => self.put(std::mem::discriminant(other)),
         }

@@ -12,7 +12,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long anything that must happen may take on a loaded machine. Not a measure of speed.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A directory that no other test uses, removed with the value.
 pub struct Scratch(pub PathBuf);
@@ -129,9 +129,31 @@ impl Agent {
             {
                 return reason.clone();
             }
-            assert!(start.elapsed() < PATIENCE, "{} is {last:?}, not {state}\n{}", path.display(), self.log_text());
+            assert!(start.elapsed() < PATIENCE, "{} is {last:?}, not {state}", path.display());
             last = now;
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a figure has a value: what is shown follows what happened within a moment.
+    pub fn shows(&self, name: &str, value: f64) {
+        let mut last = self.metric(name);
+        let start = Instant::now();
+        while last != value {
+            assert!(start.elapsed() < PATIENCE, "{name} is {last}, not {value}");
+            std::thread::sleep(Duration::from_millis(20));
+            last = self.metric(name);
+        }
+    }
+
+    /// The same for a line of `/status`, such as `settings` or `memory`, by its beginning.
+    pub fn says(&self, key: &str, words: &str) {
+        let mut last = self.status()[key].clone();
+        let start = Instant::now();
+        while !last.as_str().is_some_and(|line| line.starts_with(words)) {
+            assert!(start.elapsed() < PATIENCE, "{key} is {last}, not {words:?}");
+            std::thread::sleep(Duration::from_millis(20));
+            last = self.status()[key].clone();
         }
     }
 
@@ -175,7 +197,7 @@ impl Agent {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        panic!("the agent does not end after SIGTERM\n{}", self.log_text());
+        panic!("the agent does not end after SIGTERM");
     }
 }
 
@@ -198,7 +220,7 @@ fn without_node(name: &str) -> String {
 /// The real control plane, one for the whole test process; it ends with it, however that ends.
 pub struct ControlPlane {
     pub kubeconfig: PathBuf,
-    /// `scripts/control-plane run … -- cat` ends when its standard input does.
+    /// `scripts/control-plane run` ends when its standard input does.
     _runner: Mutex<(Child, ChildStdout)>,
 }
 
@@ -209,17 +231,26 @@ pub fn control_plane() -> Option<&'static ControlPlane> {
 }
 
 fn start_control_plane() -> Option<ControlPlane> {
+    let dir = std::env::temp_dir().join(format!("lpp-control-plane-{}", std::process::id()));
+    // What it started ends with the script, whether or not the directory is there still.
+    let (child, out) = run_control_plane(&dir, "echo ready; cat >/dev/null; rm -rf \"$0\"")?;
+    Some(ControlPlane { kubeconfig: dir.join("kubeconfig"), _runner: Mutex::new((child, out)) })
+}
+
+const CONTROL_PLANE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/control-plane");
+
+/// Starts one that lives until its standard input is closed, by whatever; `None` where it cannot be built.
+fn run_control_plane(dir: &Path, script: &str) -> Option<(Child, ChildStdout)> {
     let go = Command::new("go").arg("version").output().is_ok_and(|output| output.status.success());
     if !go && std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
         left_out("tests on a real control plane", "needs go, or $KUBEBUILDER_ASSETS");
         return None;
     }
-    let dir = std::env::temp_dir().join(format!("lpp-control-plane-{}", std::process::id()));
-    let mut child = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/control-plane"))
+    let mut child = Command::new(CONTROL_PLANE)
         .arg("run")
-        .arg(&dir)
-        .args(["--", "sh", "-c", "echo ready; cat >/dev/null; rm -rf \"$0\""])
-        .arg(&dir)
+        .arg(dir)
+        .args(["--", "sh", "-c", script])
+        .arg(dir)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -232,7 +263,48 @@ fn start_control_plane() -> Option<ControlPlane> {
         assert!(read == 1, "the control plane did not start: {said}");
         said.push(char::from(byte[0]));
     }
-    Some(ControlPlane { kubeconfig: dir.join("kubeconfig"), _runner: Mutex::new((child, out)) })
+    Some((child, out))
+}
+
+/// A real control plane of one test's own, which may break it. It ends with the value.
+pub struct OwnControlPlane {
+    dir: Scratch,
+    runner: Child,
+    _out: ChildStdout,
+}
+
+impl OwnControlPlane {
+    pub fn start(name: &str) -> Option<OwnControlPlane> {
+        let dir = Scratch::new(name);
+        let (runner, out) = run_control_plane(&dir.0, "echo ready; cat >/dev/null")?;
+        Some(OwnControlPlane { dir, runner, _out: out })
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.path("kubeconfig")
+    }
+
+    /// `kill -9` of one component, as listed in `pids`.
+    pub fn kill(&self, component: &str) {
+        let pids = std::fs::read_to_string(self.dir.path("pids")).unwrap();
+        let line = pids.lines().find(|line| line.starts_with(&format!("{component} "))).unwrap();
+        let pid: i32 = line.split(' ').nth(1).unwrap().parse().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+
+    /// Brings back what was killed, on its old port and data.
+    pub fn restart(&self) {
+        let status = Command::new(CONTROL_PLANE).arg("start").arg(&self.dir.0).stderr(Stdio::null()).status().unwrap();
+        assert!(status.success(), "the control plane does not come back");
+    }
+}
+
+impl Drop for OwnControlPlane {
+    fn drop(&mut self) {
+        // The end of its input is its signal to stop everything.
+        drop(self.runner.stdin.take());
+        let _ = self.runner.wait();
+    }
 }
 
 /// Says plainly that a test was left out; in CI nothing may be.

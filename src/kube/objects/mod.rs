@@ -9,6 +9,7 @@ pub use event::{Event, EventSource, ObjectReference};
 pub use list::{List, ListMeta, Object};
 pub use status::{Status, StatusCause, StatusDetails};
 
+use crate::model::flat_map::FlatMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -26,10 +27,10 @@ pub struct ObjectMeta {
     pub creation_timestamp: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deletion_timestamp: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
-    pub labels: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_default")]
-    pub annotations: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "FlatMap::is_empty", deserialize_with = "null_is_default")]
+    pub labels: FlatMap<String, String>,
+    #[serde(skip_serializing_if = "FlatMap::is_empty", deserialize_with = "null_is_default")]
+    pub annotations: FlatMap<String, String>,
     #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
     pub owner_references: Vec<OwnerReference>,
 }

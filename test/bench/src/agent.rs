@@ -34,8 +34,11 @@ impl Agent {
         // A port that was free a moment ago.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let log = fs::File::options().create(true).append(true).open(&place.log)?;
-        let mut command = Command::new(&place.program);
+        // It must not outlive a benchmark that is killed.
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL"])
+            .arg(&place.program)
             .args(["run", "--namespace-name=kube-system", "--default-pv-spec-configmap=pv-spec", "--development"])
             .arg(format!("--node-name={}", place.node))
             .arg(format!("--metrics-addr=127.0.0.1:{port}"))

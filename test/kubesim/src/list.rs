@@ -231,7 +231,8 @@ fn at(
             }
         }
     }
-    let left = all.len() - looked_at;
+    // A name that is pinned is read as one key: there is nothing after it.
+    let left = if selection.fields.exact_name().is_some() { 0 } else { all.len() - looked_at };
     let last = all.get(looked_at.wrapping_sub(1)).filter(|_| left > 0);
     let next = last.map(|o| encode_token(rv as i64, &format!("{}\0", &o.key()[prefix.len()..])));
     let remaining = (left > 0 && !selection.is_filtered()).then_some(left);

@@ -123,17 +123,58 @@ pub struct FieldSelector {
     requirements: Vec<(String, String, bool)>,
 }
 
+/// Splits at commas that have no backslash before them.
+fn terms(text: &str) -> Vec<&str> {
+    let (mut start, mut escaped, mut parts) = (0, false, Vec::new());
+    for (i, c) in text.char_indices() {
+        match c {
+            '\\' if !escaped => {
+                escaped = true;
+                continue;
+            }
+            ',' if !escaped => {
+                parts.push(&text[start..i]);
+                start = i + 1;
+            }
+            _ => {}
+        }
+        escaped = false;
+    }
+    parts.push(&text[start..]);
+    parts
+}
+
+/// The value that a backslash before `\`, `,` and `=` stands for; they may not come without it.
+fn unescaped(value: &str) -> Result<String, ApiError> {
+    let invalid = |what: &str| ApiError::bad_request(format!("invalid field selector: {what} in value: {value}"));
+    let mut out = String::with_capacity(value.len());
+    let mut chars = value.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => match chars.next() {
+                Some(next @ ('\\' | ',' | '=')) => out.push(next),
+                Some(next) => return Err(invalid(&format!("invalid escape sequence: \\{next}"))),
+                None => return Err(invalid("invalid escape sequence: \\")),
+            },
+            ',' | '=' => return Err(invalid(&format!("unescaped character: {c}"))),
+            _ => out.push(c),
+        }
+    }
+    Ok(out)
+}
+
 impl FieldSelector {
     pub fn parse(text: &str) -> Result<Self, ApiError> {
         let mut requirements = Vec::new();
-        for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-            let found = [("!=", false), ("==", true), ("=", true)]
-                .into_iter()
-                .find_map(|(sign, equal)| part.split_once(sign).map(|(k, v)| (k.to_owned(), v.to_owned(), equal)));
-            let Some(found) = found else {
+        for part in terms(text).into_iter().filter(|part| !part.is_empty()) {
+            let operator = part.char_indices().find_map(|(at, _)| {
+                let signs = [("!=", false), ("==", true), ("=", true)];
+                signs.into_iter().find(|(sign, _)| part[at..].starts_with(sign)).map(|found| (at, found))
+            });
+            let Some((at, (sign, equal))) = operator else {
                 return Err(ApiError::bad_request(format!("invalid selector: '{text}'; can't understand '{part}'")));
             };
-            requirements.push(found);
+            requirements.push((part[..at].to_owned(), unescaped(&part[at + sign.len()..])?, equal));
         }
         Ok(Self { requirements })
     }
@@ -187,6 +228,17 @@ mod tests {
         }
         for no in ["a=2", "a!=1", "!a", "c", "a in (2)", "a notin (1)", "a=1,c", "a<1"] {
             assert!(!matches(no, &labels), "{no}");
+        }
+    }
+
+    #[test]
+    fn values_of_field_selectors_have_their_own_escapes() {
+        for (text, value) in [(r"a=b\,c", "b,c"), (r"a=b\=c", "b=c"), (r"a=b\\", r"b\"), ("a=b c", "b c"), ("a=", "")] {
+            let selector = FieldSelector::parse(text).unwrap();
+            assert!(selector.matches(|field| if field == "a" { value } else { "?" }), "{text}");
+        }
+        for text in [r"a=\x", r"a=\", "a=b=c", "a=b,c"] {
+            assert_eq!(FieldSelector::parse(text).unwrap_err().code, 400, "{text}");
         }
     }
 

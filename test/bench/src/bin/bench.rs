@@ -82,6 +82,11 @@ struct Row {
     measured: String,
 }
 
+/// 10000 as 10,000.
+fn grouped(number: usize) -> String {
+    if number < 1000 { number.to_string() } else { format!("{},{:03}", grouped(number / 1000), number % 1000) }
+}
+
 /// Median and largest.
 fn spread(mut values: Vec<f64>) -> (f64, f64) {
     values.sort_by(f64::total_cmp);
@@ -173,7 +178,8 @@ impl Bench {
         );
         self.note(format!(
             "Those {made:.1} s: ready after {:.1} s; over all threads {cleaning:.1} s in cleanings, {requests:.1} s waiting \
-             for `create`, {others:.1} s for other requests, and {cpu:.1} s of CPU.",
+             for `create`, {others:.1} s for other requests, and {cpu:.1} s of CPU. The controller manager runs with \
+             --kube-api-qps=1000; with its default of 20 a second, Available comes at that pace.",
             ready.as_secs_f64()
         ));
         Ok(agent)
@@ -314,8 +320,9 @@ impl Bench {
         agent.stop()?;
         say(&format!("{to} others: resident {:.2} MiB, at most {:.2} MiB", resident / MIB, most / MIB));
         self.note(format!(
-            "Memory with {to} others: {:.2} MiB resident after {} polls at an interval of 1 s, {:.2} MiB at the most ever, {count} own \
+            "Memory with {} others: {:.2} MiB resident after {} polls at an interval of 1 s, {:.2} MiB at the most ever, {count} own \
              volumes, made in the same run.",
+            grouped(to),
             resident / MIB,
             self.extent.polls,
             most / MIB
@@ -352,8 +359,10 @@ impl Bench {
         let with_many = self.memory(few, many)?;
         self.row(
             format!(
-                "resident memory, {} own PVs and {few} (and {many}) of other nodes in the cluster",
-                self.extent.devices
+                "resident memory, {} own PVs and {} (and {}) of other nodes in the cluster",
+                self.extent.devices,
+                grouped(few),
+                grouped(many)
             ),
             "136 MB (with 10,000)",
             "at most 6 MiB, and the same with 30,000",

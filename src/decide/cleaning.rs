@@ -1,0 +1,155 @@
+//! The two steps to the first byte (SAFETY section 2): start a job, read its PV live once the device is held, and only
+//! then let it write. Whether a device may be cleaned at all is the caller's decision; every source comes through here.
+
+use super::plan::{Action, ProgressReport, Word};
+use super::snapshot::{BackoffKey, JobStage};
+use super::{Ctx, volume};
+use crate::kube::objects::{PersistentVolume, Phase};
+use crate::model::cleaning::{CleanJob, CleanResult, Cleaning, JobId, Permission};
+use crate::model::memory::{self, Entry, Outcome, Progress, State};
+
+/// How much of a long cleaning a power cut may cost: at some 500 MB/s this is a write to the ledger every 4 s.
+const PROGRESS_STEP: u64 = 2 << 30;
+
+/// Tells a job that has not begun to write to end. Returns whether there is one to wait for.
+pub(super) fn let_go_of(ctx: &mut Ctx<'_>, entry: &Entry, why: &str) -> bool {
+    let Some(job) = ctx.s.jobs.get(&entry.id) else { return false };
+    let id = job.id;
+    match &job.stage {
+        JobStage::Ended(_) => return false,
+        JobStage::LettingGo => {}
+        _ => ctx.act(Action::LetGo { entry: entry.id.clone(), job: id, why: why.to_owned() }),
+    }
+    ctx.say(entry, Word::Waiting, format!("its cleaning is being stopped: {why}"));
+    true
+}
+
+/// Starts the first of the two steps (SAFETY section 2), unless an earlier failure says wait.
+pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: Permission) {
+    let word = match (&entry.state, permission) {
+        (State::Dirty { .. }, _) => Word::Dirty,
+        (State::Released { .. }, _) => Word::Released,
+        _ => Word::Waiting,
+    };
+    if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Clean(entry.id.clone())) {
+        let (until, reason) = (backoff.until, backoff.reason.clone());
+        ctx.plan.wake(until);
+        let report = ctx.report(entry, word, format!("{reason}; tried again shortly"));
+        return ctx.push(report);
+    }
+    let cleaning = ctx.s.settings().map_or(entry.promise, |settings| {
+        if settings.cleaning.keeps(entry.promise) { settings.cleaning } else { entry.promise }
+    });
+    let group = &ctx.devices.groups[index];
+    let path = if group.paths.contains(&entry.path.as_path()) {
+        entry.path.clone()
+    } else {
+        group.selected.first().or(group.paths.first()).map_or(entry.path.clone(), |path| path.to_path_buf())
+    };
+    let resume_at = entry.progress.filter(|p| p.cleaning == cleaning).map_or(0, |p| p.done);
+    let id = JobId(u64::from_str_radix(&ctx.draw(16), 16).unwrap_or_default());
+    let evidence = memory::evidence(group.device, &ctx.s.boot_id);
+    let job = CleanJob { id, path, evidence, permission, cleaning, resume_at };
+    ctx.act(Action::StartCleaning { entry: entry.id.clone(), job });
+    ctx.say(entry, Word::Cleaning, "opening the device");
+}
+
+/// Carries a running job one step further. Returns whether there is one.
+pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
+    let Some(job) = ctx.s.jobs.get(&entry.id) else { return false };
+    let id = job.id;
+    let mut report = ctx.report(entry, Word::Cleaning, "");
+    report.reason = match &job.stage {
+        JobStage::Starting => "opening the device".to_owned(),
+        JobStage::Armed => {
+            let names = names_to_read(ctx, entry, index);
+            ctx.act(Action::ReadLive { entry: entry.id.clone(), job: id, names });
+            "the device is held; reading its PersistentVolume".to_owned()
+        }
+        JobStage::Reading => "the device is held; reading its PersistentVolume".to_owned(),
+        JobStage::LettingGo => "letting go of the device".to_owned(),
+        JobStage::Read(answers) => match verdict(&entry.state, answers) {
+            Ok(()) => {
+                ctx.act(Action::Proceed { entry: entry.id.clone(), job: id });
+                "cleaning".to_owned()
+            }
+            Err(why) => {
+                ctx.act(Action::LetGo { entry: entry.id.clone(), job: id, why: why.clone() });
+                why
+            }
+        },
+        JobStage::Unread(error) => {
+            let why = format!("its PersistentVolume could not be read: {error}");
+            ctx.act(Action::LetGo { entry: entry.id.clone(), job: id, why: why.clone() });
+            why
+        }
+        JobStage::Writing => {
+            report.progress = Some(ProgressReport { bytes_done: job.done, bytes_total: job.total });
+            let recorded = entry.progress.map_or(0, |progress| progress.done);
+            if job.done >= recorded + PROGRESS_STEP {
+                ctx.write_progress(entry, Progress { cleaning: job.cleaning, done: job.done });
+            }
+            "cleaning".to_owned()
+        }
+        JobStage::Ended(result) => return concluded(ctx, entry, job.cleaning, result),
+    };
+    ctx.push(report);
+    true
+}
+
+/// SAFETY section 2, step 2: the first byte only if the PV does not exist, or is Released with the same UID and claim.
+fn verdict(state: &State, answers: &[Option<Box<PersistentVolume>>]) -> Result<(), String> {
+    for pv in answers.iter().flatten() {
+        let State::Released { pv: recorded, claim_uid, .. } = state else {
+            return Err(format!("PersistentVolume {} exists", pv.metadata.name));
+        };
+        if pv.metadata.uid != recorded.uid {
+            return Err(format!("PersistentVolume {} is another object now", pv.metadata.name));
+        }
+        if pv.status.phase != Phase::Released {
+            return Err(format!("PersistentVolume {} is not Released any more", pv.metadata.name));
+        }
+        if claim_of(pv) != claim_uid {
+            return Err(format!("PersistentVolume {} has another claim now", pv.metadata.name));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn claim_of(pv: &PersistentVolume) -> &str {
+    pv.spec.claim_ref.as_ref().map_or("", |claim| claim.uid.as_str())
+}
+
+/// The PVs that may name the device: the one on record, and the one that its path would become.
+fn names_to_read(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Vec<String> {
+    let mut names: Vec<String> = entry.state.pv_name().map(str::to_owned).into_iter().collect();
+    if entry.state.pv().is_none() {
+        let selected = &ctx.devices.groups[index].selected;
+        names.extend(selected.iter().filter_map(|path| volume::pv_name(&ctx.s.node_name, path)));
+    }
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// What follows from the end of a cleaning. Returns whether the entry is dealt with in this turn.
+fn concluded(ctx: &mut Ctx<'_>, entry: &Entry, cleaning: Cleaning, result: &CleanResult) -> bool {
+    match (result, &entry.state) {
+        (CleanResult::Cleaned { .. }, State::Released { pv, claim_uid, .. }) => {
+            let (pv, claim_uid) = (pv.clone(), claim_uid.clone());
+            ctx.write(entry, State::Released { pv, claim_uid, outcome: Outcome::cleaned(cleaning) });
+        }
+        (CleanResult::Cleaned { .. }, _) => {
+            ctx.write(entry, State::Clean { by: cleaning });
+        }
+        (CleanResult::Failed { .. }, State::Released { pv, claim_uid, .. }) => {
+            let (pv, claim_uid) = (pv.clone(), claim_uid.clone());
+            ctx.write(entry, State::Released { pv, claim_uid, outcome: Outcome::Failed });
+        }
+        (CleanResult::Cancelled { done }, _) => {
+            ctx.write_progress(entry, Progress { cleaning, done: *done });
+        }
+        _ => return false,
+    }
+    true
+}
