@@ -29,6 +29,9 @@ pub struct State {
     /// The wanted ConfigMap as it was read: `None` not yet, `Some(None)` it does not exist.
     configmap: Option<Option<ConfigMap>>,
     looks: Looks,
+    /// UIDs of PVs that only an answer has shown, not the watch, and whether that was so at the last poll already. A
+    /// LIST may have been faster than an old answer: then the PV is gone, and no watch will ever say so.
+    unconfirmed: BTreeMap<String, bool>,
 }
 
 /// When to look at the devices.
@@ -53,6 +56,7 @@ impl State {
             default_configmap,
             configmap: None,
             looks: Looks { wanted: true, ..Looks::default() },
+            unconfirmed: BTreeMap::new(),
         }
     }
 
@@ -85,7 +89,11 @@ impl State {
             }
             Event::ConfigMap(..) => {}
             Event::Pvs(update) => self.pvs(*update),
-            Event::DevicesChanged | Event::Poll => self.looks.wanted = true,
+            Event::DevicesChanged => self.looks.wanted = true,
+            Event::Poll => {
+                self.looks.wanted = true;
+                self.doubt_unconfirmed();
+            }
             Event::Scanned(report) => self.scanned(report),
             Event::Clean(event) => self.cleaning(event),
             Event::Outcome(outcome) => self.outcome(outcome),
@@ -125,9 +133,18 @@ impl State {
         }
     }
 
+    /// What the watch has not shown for a whole polling interval is forgotten; who rests on it asks for it again.
+    fn doubt_unconfirmed(&mut self) {
+        if let Some(pvs) = &mut self.snapshot.pvs {
+            pvs.retain(|_, pv| self.unconfirmed.get(&pv.metadata.uid) != Some(&true));
+        }
+        self.unconfirmed.retain(|_, old| !std::mem::replace(old, true));
+    }
+
     fn pvs(&mut self, update: WatchUpdate<PersistentVolume>) {
         match update {
             WatchUpdate::Replaced(pvs) => {
+                self.unconfirmed.clear();
                 let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), kept(pv))).collect();
                 let known = self.snapshot.pvs.take().unwrap_or_default();
                 let stays = |pv: &PersistentVolume| {
@@ -142,6 +159,7 @@ impl State {
                 self.snapshot.pvs = Some(all);
             }
             WatchUpdate::Applied(pv) => {
+                self.unconfirmed.remove(&pv.metadata.uid);
                 self.look_for(&pv);
                 // A name that comes back with another UID: the old one went without a word.
                 let replaced = self.snapshot.pv(&pv.metadata.name).filter(|old| old.metadata.uid != pv.metadata.uid);
@@ -359,16 +377,20 @@ impl State {
         }
     }
 
-    /// A PV from a live answer, unless the watch was faster. Returns whether it is one that the watch shows.
+    /// A PV from a live answer, unless the watch was faster. Of two objects with one name only the watch can tell which
+    /// is the later one. Returns whether the PV is known now.
     fn learn(&mut self, pv: PersistentVolume) -> bool {
         let ours = pv.metadata.labels.get(names::NODE_LABEL) == Some(&self.snapshot.node_label());
-        let Some(pvs) = &mut self.snapshot.pvs else { return ours };
-        let known = pvs.get(&pv.metadata.name).is_some_and(|old| old.metadata.uid == pv.metadata.uid);
-        let vanished = self.snapshot.vanished.contains_key(&pv.metadata.uid);
-        if ours && !known && !vanished {
-            pvs.insert(pv.metadata.name.clone(), kept(pv));
+        let Some(pvs) = &mut self.snapshot.pvs else { return false };
+        if let Some(known) = pvs.get(&pv.metadata.name) {
+            return known.metadata.uid == pv.metadata.uid;
         }
-        ours
+        let learnt = ours && !self.snapshot.vanished.contains_key(&pv.metadata.uid);
+        if learnt {
+            self.unconfirmed.insert(pv.metadata.uid.clone(), false);
+            pvs.insert(pv.metadata.name.clone(), pv);
+        }
+        learnt
     }
 
     fn looked(&mut self, entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure>) {
@@ -377,16 +399,22 @@ impl State {
                 Some(pv) if self.is_offer(&entry, &pv) => {
                     self.snapshot.absences.remove(&entry);
                     self.snapshot.vanished.remove(&pv.metadata.uid);
+                    let labelled = pv.metadata.labels.contains_key(names::NODE_LABEL);
                     let name = pv.metadata.name.clone();
                     if !self.learn(*pv) {
-                        // The watch will not show it either: without a wait this would ask again and again.
-                        let why = format!("PersistentVolume {name} has lost its label {}", names::NODE_LABEL);
+                        // Without a wait this would ask again and again.
+                        let why = if labelled { "is not shown by the watch yet" } else { "has lost its node label" };
+                        let why = format!("PersistentVolume {name} {why}");
                         self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
                     }
                 }
-                _ => {
+                found => {
                     let turn = self.snapshot.turn;
                     self.snapshot.absences.insert(entry, Absence::Confirmed { turn });
+                    // Another PV in its place, which the watch will show: it may name the device.
+                    if let Some(pv) = found {
+                        self.learn(*pv);
+                    }
                 }
             },
             Err(failure) => {
@@ -469,6 +497,11 @@ impl State {
     /// Whether the devices are to be looked at again as soon as no look is under way.
     pub fn look_is_wanted(&self) -> bool {
         self.looks.wanted
+    }
+
+    /// PVs that only an answer has shown: for tests that compare states.
+    pub fn unconfirmed(&self) -> &BTreeMap<String, bool> {
+        &self.unconfirmed
     }
 
     /// The next look at the devices, if one is due and nothing stands against it: not before our PVs are known, as

@@ -121,7 +121,14 @@ impl World {
             }
             // A quarantined volume whose device will not return (a weak one in another slot), as the report says.
             Line::DeleteLostVolumes => {
-                for name in self.names(|pv| pv.status.phase == Phase::Released) {
+                let quarantined = |uid: &str| {
+                    let its = |e: &Entry| matches!(&e.state, State::Quarantined { pv: Some(pv), .. } if pv.uid == uid);
+                    self.store.entries.values().any(its)
+                };
+                let lost = |pv: &PersistentVolume| {
+                    pv.status.phase == Phase::Released || quarantined(&pv.metadata.uid)
+                };
+                for name in self.names(lost) {
                     self.fairly(&Step::Finalize(name))?;
                 }
             }
