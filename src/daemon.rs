@@ -14,6 +14,7 @@ use crate::kube::request::{Resource, Target};
 use crate::model::cleaning::{CleanCommand, CleanResult};
 use crate::model::names;
 use crate::model::scan::{ScanRequest, Selection};
+use crate::observe::census::Census;
 use crate::observe::cluster::{self, Watcher};
 use crate::observe::content::read_content_of;
 use crate::observe::evidence::verify;
@@ -271,9 +272,10 @@ impl Threads {
 
 /// What a cleaning worker asks before it writes.
 fn checks(allow_regular_files: bool) -> Checks {
+    let census = Census::default();
     Checks {
         verify: Arc::new(move |evidence, path, held| {
-            verify(&Host::default(), allow_regular_files, evidence, path, held).map_err(CleanResult::from)
+            verify(&census, allow_regular_files, evidence, path, held).map_err(CleanResult::from)
         }),
         content: Arc::new(read_content_of),
     }

@@ -78,22 +78,34 @@ impl Ledger {
         }
     }
 
-    pub fn write_entry(&self, entry: &Entry) -> Result<(), LedgerError> {
-        self.write(&format!("{ENTRY_PREFIX}{}{ENTRY_SUFFIX}", entry.id), entry)
+    /// All of them are durable when it returns; after an error some may be on disk, which is as if the process had
+    /// been killed in the middle.
+    pub fn write_entries<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> Result<(), LedgerError> {
+        for entry in entries {
+            self.write(&format!("{ENTRY_PREFIX}{}{ENTRY_SUFFIX}", entry.id), entry)?;
+        }
+        self.sync()
     }
 
+    /// Durable when it returns.
     pub fn write_marker(&self, marker: &Marker) -> Result<(), LedgerError> {
-        self.write(MARKER, marker)
+        self.write(MARKER, marker)?;
+        self.sync()
     }
 
-    /// Durable when it returns: file, name and directory.
+    /// The names of the files: one call for as many as were written.
+    fn sync(&self) -> Result<(), LedgerError> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        files::sync_directory(dir).map_err(|source| LedgerError::Write { path: dir.clone(), source })
+    }
+
     fn write(&self, name: &str, value: &impl Serialize) -> Result<(), LedgerError> {
         let Some(dir) = &self.dir else { return Ok(()) };
         let path = dir.join(name);
         let mut text =
             serde_json::to_vec(value).map_err(|source| LedgerError::Encode { path: path.clone(), source })?;
         text.push(b'\n');
-        files::write_atomically(&path, &text).map_err(|source| LedgerError::Write { path, source })
+        files::replace(&path, &text).map_err(|source| LedgerError::Write { path, source })
     }
 }
 
@@ -182,7 +194,7 @@ mod tests {
     fn what_was_written_is_read_again() {
         let dir = dir("round");
         let ledger = Ledger::open(&dir).unwrap();
-        ledger.write_entry(&entry("00aa")).unwrap();
+        ledger.write_entries([&entry("00aa")]).unwrap();
         let loaded = ledger.load().unwrap();
         assert_eq!(loaded.entries[&EntryId("00aa".into())], entry("00aa"));
         assert_eq!((loaded.marker, loaded.unreadable.len()), (Found::Nothing, 0));
@@ -204,7 +216,7 @@ mod tests {
     fn a_file_that_cannot_be_understood_is_named_and_kept() {
         let dir = dir("bad");
         let ledger = Ledger::open(&dir).unwrap();
-        ledger.write_entry(&entry("00aa")).unwrap();
+        ledger.write_entries([&entry("00aa")]).unwrap();
         let good = std::fs::read(dir.join("device-00aa.json")).unwrap();
         for (name, content) in [
             ("device-01.json", &b""[..]),

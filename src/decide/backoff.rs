@@ -8,6 +8,8 @@ pub struct Backoff {
     pub until: Duration,
     /// Why, for people.
     pub reason: String,
+    /// Somebody else has the device.
+    pub in_use: bool,
 }
 
 /// First and longest wait after a failure of one kind; each failure doubles.
@@ -30,7 +32,7 @@ impl Backoff {
         let failures = previous.map_or(0, |b| b.failures).saturating_add(1);
         // 2^20 times any first wait is beyond every longest one.
         let wait = pace.first.saturating_mul(1 << (failures - 1).min(20)).min(pace.longest);
-        Backoff { failures, until: now + wait, reason }
+        Backoff { failures, until: now + wait, reason, in_use: false }
     }
 
     /// At least this long: the server's `Retry-After`.

@@ -32,7 +32,12 @@ pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: 
         _ => Word::Waiting,
     };
     if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Clean(entry.id.clone())) {
-        let (until, reason) = (backoff.until, backoff.reason.clone());
+        let until = backoff.until;
+        // The worker only knows that the device is held; a look from outside may know by whom.
+        let reason = match &ctx.devices.groups[index].device.in_use {
+            Some(in_use) if backoff.in_use => format!("in use: {in_use}"),
+            _ => backoff.reason.clone(),
+        };
         ctx.plan.wake(until);
         let report = ctx.report(entry, word, format!("{reason}; tried again shortly"));
         return ctx.push(report);

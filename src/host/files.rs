@@ -38,7 +38,14 @@ pub enum FilesError {
 /// Replaces the file as a whole: after a power cut it has the old content or the new, and once this has returned, the
 /// new.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FilesError> {
-    let (dir, temporary) = temporary_beside(path)?;
+    replace(path, content)?;
+    sync_directory(path.parent().ok_or_else(|| FilesError::NoName { path: path.to_owned() })?)
+}
+
+/// As [`write_atomically`], but which of the two contents a power cut leaves is open until [`sync_directory`]: for
+/// several files of one directory.
+pub fn replace(path: &Path, content: &[u8]) -> Result<(), FilesError> {
+    let (_, temporary) = temporary_beside(path)?;
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temporary)?;
         file.write_all(content)?;
@@ -52,8 +59,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), FilesError> {
         // Best effort: what stays is swept away at the next start.
         let _ = fs::remove_file(&temporary);
     }
-    placed?;
-    sync_directory(dir)
+    placed
 }
 
 /// Removes the file durably; one that is not there is removed already.

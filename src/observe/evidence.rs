@@ -1,7 +1,8 @@
 //! What a decision about a device was based on, and whether it still holds for a device that is held open.
 
+use super::census::Census;
 use super::probe::{Depth, Prober};
-use super::surroundings::Host;
+use super::surroundings::SurroundingsError;
 use crate::host::block::{BlockError, BlockFile};
 use crate::host::mounts::MountsError;
 use crate::model::chain::chain;
@@ -30,6 +31,8 @@ pub enum StaleWhy {
     InUse { by: InUse },
     #[error("the open device does not answer")]
     Held(#[source] BlockError),
+    #[error("who uses the node's devices cannot be told")]
+    Surroundings(#[source] SurroundingsError),
     #[error("its path does not lead to a device any more")]
     Probe(#[source] ProbeError),
 }
@@ -46,12 +49,13 @@ impl From<StaleWhy> for CleanResult {
 /// Compares all of the evidence with the device that is held and with a fresh look at the path, from outside and with
 /// nothing remembered. What holding the device does not keep away, loops above all, is looked for as well.
 pub fn verify(
-    host: &Host,
+    census: &Census,
     allow_regular_files: bool,
     evidence: &Evidence,
     path: &Path,
     held: &BlockFile,
 ) -> Result<(), StaleWhy> {
+    let host = census.host();
     if host.proc.boot_id().map_err(StaleWhy::Boot)? != evidence.boot_id {
         return Err(StaleWhy::OtherBoot);
     }
@@ -65,8 +69,9 @@ pub fn verify(
     if size != evidence.size {
         return Err(StaleWhy::OtherSize { was: evidence.size, is: size });
     }
+    let around = census.look().map_err(StaleWhy::Surroundings)?;
     let prober = Prober::new(host.clone(), allow_regular_files);
-    let now = prober.probe(path, Depth::Outside).map_err(StaleWhy::Probe)?;
+    let now = prober.probe_around(path, Depth::Outside, &around).map_err(StaleWhy::Probe)?;
     compare(evidence, &now)
 }
 

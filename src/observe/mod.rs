@@ -1,5 +1,6 @@
 //! Looks at the node's devices and says what it sees; never writes.
 
+pub mod census;
 pub mod cluster;
 pub mod content;
 pub mod discover;

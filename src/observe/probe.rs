@@ -85,7 +85,12 @@ impl Prober {
     /// By itself, with fresh surroundings.
     pub fn probe(&self, path: &Path, depth: Depth) -> Result<Device, ProbeError> {
         let around = Surroundings::look(&self.host).map_err(|error| failed(chain(&error)))?;
-        self.look(path, None, depth, &around)
+        self.probe_around(path, depth, &around)
+    }
+
+    /// By itself, with surroundings that somebody else has looked at.
+    pub fn probe_around(&self, path: &Path, depth: Depth, around: &Surroundings) -> Result<Device, ProbeError> {
+        self.look(path, None, depth, around)
     }
 
     /// As one of many. A path that leads elsewhere than it did a moment ago is an error: for where it leads now,

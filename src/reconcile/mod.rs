@@ -54,6 +54,14 @@ pub struct Pace {
     pub beat: Duration,
 }
 
+/// Why the loop woke.
+enum Woken {
+    /// Nothing happened: only to show that it lives.
+    ToBeat,
+    ToTurn,
+    ToEnd,
+}
+
 pub struct Loop<W> {
     pub state: State,
     workers: W,
@@ -94,16 +102,19 @@ impl<W: Workers> Loop<W> {
     pub fn run(mut self, events: &Receiver<Event>) -> W {
         let mut wake_at = None;
         loop {
-            let stop = self.next_events(events, wake_at);
-            wake_at = self.turn();
-            if stop {
-                return self.workers;
+            match self.next_events(events, wake_at) {
+                Woken::ToBeat => self.publisher.beat(),
+                Woken::ToTurn => wake_at = self.turn(),
+                Woken::ToEnd => {
+                    self.turn();
+                    return self.workers;
+                }
             }
         }
     }
 
-    /// Waits for an event or a time, and takes in what has gathered. Returns whether to end.
-    fn next_events(&mut self, events: &Receiver<Event>, wake_at: Option<Duration>) -> bool {
+    /// Waits for an event or a time, and takes in what has gathered.
+    fn next_events(&mut self, events: &Receiver<Event>, wake_at: Option<Duration>) -> Woken {
         let now = self.started.elapsed();
         let beat = now + self.pace.beat;
         let until = [Some(beat), wake_at, Some(self.next_poll), Some(self.next_cleanup)];
@@ -115,6 +126,7 @@ impl<W: Workers> Loop<W> {
         };
         let now = self.started.elapsed();
         let mut stop = false;
+        let mut turn = first.is_some() || wake_at.is_some_and(|at| at <= now);
         for event in first.into_iter().chain(events.try_iter().take(BATCH)) {
             stop |= matches!(event, Event::Shutdown);
             self.publisher.saw(&self.state.snapshot, &event, now);
@@ -123,13 +135,19 @@ impl<W: Workers> Loop<W> {
         if now >= self.next_poll {
             self.next_poll = now + self.pace.polling_interval;
             self.state.apply(now, Event::Poll);
+            turn = true;
         }
         if now >= self.next_cleanup {
             self.next_cleanup = now + self.pace.cleanup_interval;
             self.state.apply(now, Event::Cleanup);
+            turn = true;
         }
         self.state.snapshot.now = now;
-        stop
+        match (stop, turn) {
+            (true, _) => Woken::ToEnd,
+            (false, true) => Woken::ToTurn,
+            (false, false) => Woken::ToBeat,
+        }
     }
 
     /// Decides and dispatches until nothing more is to be written down. Returns when to decide again at the latest.
@@ -182,9 +200,9 @@ impl<W: Workers> Loop<W> {
                 Err(error) => fault = Some(error),
             }
         }
-        for entry in plan.writes.drain(..) {
-            match ledger.write_entry(&entry) {
-                Ok(()) => self.state.written(entry),
+        if !plan.writes.is_empty() {
+            match ledger.write_entries(&plan.writes) {
+                Ok(()) => plan.writes.drain(..).for_each(|entry| self.state.written(entry)),
                 Err(error) => fault = Some(error),
             }
         }
@@ -204,7 +222,7 @@ impl<W: Workers> Loop<W> {
         for action in &plan.actions {
             let writing = self.is_writing(action);
             self.state.dispatched(action);
-            self.publisher.dispatched(action, self.state.snapshot.now);
+            self.publisher.dispatched(action);
             match action {
                 Action::StartCleaning { job, .. } => self.workers.clean(CleanCommand::Start(job.clone())),
                 Action::Proceed { job, .. } => self.workers.clean(CleanCommand::Proceed(*job)),
@@ -286,8 +304,8 @@ impl<W: Workers> Loop<W> {
             let wall = self.state.snapshot.wall.clone();
             for entry in entries.values_mut() {
                 *entry = quarantine(entry, why, nonce(), &wall);
-                ledger.write_entry(entry)?;
             }
+            ledger.write_entries(entries.values())?;
         }
         // Last: until then the entries are another machine's, and a crash in between finds them so again.
         if before != Found::Marker(judgement.marker.clone()) {

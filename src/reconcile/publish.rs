@@ -22,8 +22,8 @@ pub struct Publisher {
     metrics: Arc<Metrics>,
     /// What was shown last.
     shown: Shown,
-    /// Running cleanings: when they began, and how many of their bytes are counted.
-    cleanings: BTreeMap<JobId, (Duration, u64)>,
+    /// Cleanings under way: since when they hold their device, and how many of their bytes are counted.
+    cleanings: BTreeMap<JobId, (Option<Duration>, u64)>,
     /// Ended since the last turn, for their Events.
     cleaned: Vec<Cleaned>,
 }
@@ -66,6 +66,11 @@ impl Publisher {
         Publisher { board, metrics, shown: Shown::default(), cleanings: BTreeMap::new(), cleaned: Vec::new() }
     }
 
+    /// The loop lives, and nothing has changed.
+    pub fn beat(&self) {
+        self.board.beat();
+    }
+
     /// Counts what an event says before the state forgets it.
     pub fn saw(&mut self, snapshot: &Snapshot, event: &Event, now: Duration) {
         let event = match event {
@@ -76,11 +81,15 @@ impl Publisher {
             _ => return,
         };
         match event {
-            CleanEvent::Armed { .. } => {}
+            CleanEvent::Armed { id } => {
+                if let Some((held, _)) = self.cleanings.get_mut(id) {
+                    *held = Some(now);
+                }
+            }
             CleanEvent::Progress { id, done, .. } => self.count_bytes(*id, *done),
             CleanEvent::Ended { id, result } => {
-                let Some((began, counted)) = self.cleanings.remove(id) else { return };
-                self.metrics.cleaning_ended(result, now.saturating_sub(began));
+                let Some((held, counted)) = self.cleanings.remove(id) else { return };
+                self.metrics.cleaning_ended(result, now.saturating_sub(held.unwrap_or(now)));
                 if let CleanResult::Cleaned { bytes, method } = result {
                     self.metrics.add_cleaned_bytes(bytes.saturating_sub(counted));
                     let entry = snapshot.jobs.iter().find(|(_, job)| job.id == *id).map(|(entry, _)| entry);
@@ -104,9 +113,9 @@ impl Publisher {
         }
     }
 
-    pub fn dispatched(&mut self, action: &Action, now: Duration) {
+    pub fn dispatched(&mut self, action: &Action) {
         if let Action::StartCleaning { job, .. } = action {
-            self.cleanings.insert(job.id, (now, job.resume_at));
+            self.cleanings.insert(job.id, (None, job.resume_at));
         }
     }
 
@@ -148,7 +157,7 @@ impl Publisher {
         self.metrics.set_device_states(words.iter().map(|(word, count)| (word.as_str(), *count)));
         self.metrics.set_settings_valid(s.settings().is_some());
         self.metrics.set_memory_intact(s.memory.is_intact() && s.unreadable_entries.is_empty());
-        self.metrics.set_cleanings_running(self.cleanings.len());
+        self.metrics.set_cleanings_running(self.cleanings.values().filter(|(held, _)| held.is_some()).count());
     }
 
     fn cleaned_events(&mut self, tell: &impl Fn(Note)) {
@@ -208,7 +217,8 @@ fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)
     let next = report.next.as_ref().map(|next| format!("; next: {next}")).unwrap_or_default();
     let line = format!("{}: {}: {}{next}", report.path.display(), report.state.as_str(), report.reason);
     let Some(reason) = event_reason(report.state) else {
-        if before == Some(report.state) {
+        // A cleaning is said when it is done, an offer when it is there; what is in use comes by here at every try.
+        if before == Some(report.state) || matches!(report.state, Word::Cleaning | Word::Offering) {
             log::debug!("{line}");
         } else {
             log::info!("{line}");

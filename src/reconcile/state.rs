@@ -267,7 +267,11 @@ impl State {
                 released
             }
             CleanResult::InUse { why } => {
-                self.back_off(key, backoff::IN_USE, format!("in use: {why}"), None);
+                self.back_off(key.clone(), backoff::IN_USE, format!("in use: {why}"), None);
+                if let Some(backoff) = self.snapshot.backoff.get_mut(&key) {
+                    backoff.in_use = true;
+                }
+                self.looks.wanted = true;
                 false
             }
             CleanResult::Stale { why } => {

@@ -9,9 +9,9 @@ use local_pv_provisioner::model::cleaning::{
     CleanCommand, CleanEvent, CleanJob, CleanResult, Cleaning, JobId, Permission,
 };
 use local_pv_provisioner::model::device::{Content, Evidence, Identity, InUse, Place};
+use local_pv_provisioner::observe::census::Census;
 use local_pv_provisioner::observe::content::{read_content, read_content_of};
 use local_pv_provisioner::observe::evidence::verify;
-use local_pv_provisioner::observe::surroundings::Host;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, symlink};
@@ -33,7 +33,7 @@ fn boot_id() -> String {
 /// What the daemon hands to its cleaners.
 fn checks() -> Checks {
     let verify = |evidence: &Evidence, path: &Path, file: &BlockFile| {
-        verify(&Host::default(), true, evidence, path, file).map_err(CleanResult::from)
+        verify(&Census::default(), true, evidence, path, file).map_err(CleanResult::from)
     };
     Checks { verify: Arc::new(verify), content: Arc::new(read_content_of) }
 }
@@ -726,7 +726,7 @@ fn measure_verify() {
     let evidence = evidence(&loops[0].path);
     let start = Instant::now();
     for _ in 0..200 {
-        verify(&Host::default(), true, &evidence, &loops[0].path, &file).unwrap();
+        verify(&Census::default(), true, &evidence, &loops[0].path, &file).unwrap();
     }
     println!("verify, {} loops: {:?} each", loops.len(), start.elapsed() / 200);
 }

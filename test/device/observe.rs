@@ -9,6 +9,7 @@ use local_pv_provisioner::model::device::{Comparison, Content, Device, IdentityK
 use local_pv_provisioner::model::device::{ProbeError, Protection};
 use local_pv_provisioner::model::memory::evidence;
 use local_pv_provisioner::model::scan::{ScanReport, ScanRequest, Selection};
+use local_pv_provisioner::observe::census::Census;
 use local_pv_provisioner::observe::evidence::{StaleWhy, verify};
 use local_pv_provisioner::observe::probe::{Depth, Prober};
 use local_pv_provisioner::observe::scanner::{PROBE_DEADLINE, Scan};
@@ -614,7 +615,7 @@ fn the_evidence_holds_for_the_held_device_until_something_changes() {
     let holds = |path: &Path, held: &BlockFile| -> Result<(), StaleWhy> {
         let end = Instant::now() + Duration::from_secs(20);
         loop {
-            match verify(&host, false, &seen, path, held) {
+            match verify(&Census::new(host.clone()), false, &seen, path, held) {
                 Err(StaleWhy::InUse { by: InUse::LoopUnanswered { .. } }) if Instant::now() < end => {}
                 answer => return answer,
             }
@@ -638,7 +639,10 @@ fn the_evidence_holds_for_the_held_device_until_something_changes() {
     assert!(matches!(holds(&link, &other_held), Err(StaleWhy::OtherHeld { .. })));
     let mut reboot = seen.clone();
     reboot.boot_id = "another".to_owned();
-    assert!(matches!(verify(&host, false, &reboot, &device.path, &held), Err(StaleWhy::OtherBoot)));
+    assert!(matches!(
+        verify(&Census::new(host.clone()), false, &reboot, &device.path, &held),
+        Err(StaleWhy::OtherBoot)
+    ));
     holds(&device.path, &held).unwrap();
 
     // Grown.
@@ -662,7 +666,7 @@ fn a_loop_attached_to_other_bytes_is_stale_evidence() {
         return;
     }
     let held = BlockFile::open_exclusive(&device.path).unwrap();
-    let why = verify(&Host::default(), false, &seen, &device.path, &held).unwrap_err();
+    let why = verify(&Census::default(), false, &seen, &device.path, &held).unwrap_err();
     assert!(matches!(why, StaleWhy::OtherMedium), "{why}");
 }
 
