@@ -351,6 +351,11 @@ impl<'a> Canon<'a> {
             }
         }
         self.put((daemon.plan.wake_at.is_some(), daemon.state.look_is_wanted()));
+        let unconfirmed = daemon.state.unconfirmed();
+        let confirmed = |pv: &PersistentVolume| unconfirmed.get(&pv.metadata.uid).copied();
+        for pv in daemon.state.snapshot.pvs.iter().flat_map(BTreeMap::values) {
+            self.put(confirmed(pv));
+        }
         let look = daemon.look.as_ref();
         self.put(look.is_some());
         if let Some(look) = look {
