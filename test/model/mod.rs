@@ -10,7 +10,6 @@ mod drain;
 mod enabled;
 mod mutants;
 mod oracle;
-mod scenarios;
 mod search;
 mod step;
 mod walk;
