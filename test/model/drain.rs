@@ -125,9 +125,7 @@ impl World {
                     let its = |e: &Entry| matches!(&e.state, State::Quarantined { pv: Some(pv), .. } if pv.uid == uid);
                     self.store.entries.values().any(its)
                 };
-                let lost = |pv: &PersistentVolume| {
-                    pv.status.phase == Phase::Released || quarantined(&pv.metadata.uid)
-                };
+                let lost = |pv: &PersistentVolume| pv.status.phase == Phase::Released || quarantined(&pv.metadata.uid);
                 for name in self.names(lost) {
                     self.fairly(&Step::Finalize(name))?;
                 }
@@ -232,9 +230,11 @@ impl World {
             let its_pv = |name: &String| {
                 self.api.pvs.get(name).is_some_and(|pv| self.api.made_for.get(&pv.metadata.uid) == Some(&at))
             };
-            let spoken = daemon.plan.reports.iter().find(|report| {
-                self.at_path(&report.path) == Some(at) || report.pv.as_ref().is_some_and(its_pv)
-            });
+            let spoken = daemon
+                .plan
+                .reports
+                .iter()
+                .find(|report| self.at_path(&report.path) == Some(at) || report.pv.as_ref().is_some_and(its_pv));
             let reported = spoken.is_some();
             if !reported {
                 return broken("every device is spoken of", format!("disk {at}: {}", super::walk::brief(self)));
