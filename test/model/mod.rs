@@ -10,6 +10,7 @@ mod drain;
 mod enabled;
 mod mutants;
 mod oracle;
+mod scenarios;
 mod search;
 mod step;
 mod walk;

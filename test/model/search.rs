@@ -1,8 +1,9 @@
 //! Every order of everything: a breadth-first walk over all states of two devices, their PVs and claims, within stated
 //! budgets of events and troubles. No rule is broken, and from every state the system converges.
+//! `LPP_MODEL_BUDGET=large` spends more, for long runs; `LPP_MODEL_TELL=1` tells how far it is.
 
 use super::canon::digest;
-use super::disk::Disk;
+use super::disk::{Cell, Disk};
 use super::drain::Known;
 use super::walk::brief;
 use super::world::{Budget, Step, World, config};
@@ -83,50 +84,107 @@ fn strong_pair() -> Vec<Disk> {
     vec![Disk::strong("naa.a"), Disk::strong("naa.b")]
 }
 
-/// Two devices whose volumes are Available, and a daemon that has nothing to do.
-fn offered(disks: Vec<Disk>, further: &[(&str, &str)], budget: Budget) -> World {
+fn large() -> bool {
+    std::env::var("LPP_MODEL_BUDGET").is_ok_and(|budget| budget == "large")
+}
+
+/// Two devices whose volumes are Available, or the second's data refused, and a daemon that has nothing to do.
+fn settled(mut disks: Vec<Disk>, further: &[(&str, &str)], volumes: usize, budget: Budget) -> World {
+    if volumes == 1 {
+        disks[1].cells = [Cell::Foreign(1), Cell::Foreign(1)];
+    }
     let mut world = World::new(disks, vec![Some(config(further))], Budget::NONE);
     world.coarse = true;
     while let Some(step) = world.fair_step() {
         world.step(&step, true);
     }
-    assert_eq!(world.api.pvs.len(), 2, "{}", brief(&world));
+    assert_eq!(world.api.pvs.len(), volumes, "{}", brief(&world));
     world.budget = budget;
     world
 }
 
-fn first(disks: Vec<Disk>, further: &[(&str, &str)], budget: Budget) -> World {
-    let mut world = World::new(disks, vec![Some(config(further))], budget);
+/// Two blank devices, and a daemon that was never started.
+fn fresh(budget: Budget) -> World {
+    let mut world = World::new(strong_pair(), vec![Some(config(&[]))], budget);
     world.coarse = true;
     world
 }
 
-/// Larger budgets, by hand: `LPP_MODEL_BUDGET=large` adds them to each walk. They take minutes and gigabytes.
-fn budget(mut budget: Budget) -> Budget {
-    if std::env::var("LPP_MODEL_BUDGET").is_ok_and(|size| size == "large") {
-        budget.crashes += 1;
+const NONE: Budget = Budget::NONE;
+
+#[test]
+fn every_order_of_two_first_offers_and_a_crash() {
+    search("two first offers; a crash", fresh(Budget { crashes: 1, ..NONE }));
+    if large() {
+        search("two first offers; a crash, a fault", fresh(Budget { crashes: 1, faults: 1, ..NONE }));
+        search("two first offers; a crash, a full disk", fresh(Budget { crashes: 1, ledger_faults: 1, ..NONE }));
+        search("two first offers; a relist, foreign data", fresh(Budget { relists: 1, foreign_writes: 1, ..NONE }));
     }
-    budget
 }
 
 #[test]
-fn every_order_of_first_offers_a_crash_and_a_ledger_that_fails_breaks_no_rule() {
-    search("first offers", first(strong_pair(), &[], budget(Budget { crashes: 1, ledger_faults: 1, ..Budget::NONE })));
+fn every_order_of_a_tenants_life_a_crash_and_a_fault() {
+    let budget = Budget { binds: 1, crashes: 1, faults: 1, ..NONE };
+    search("two volumes, a claim; a crash, a fault", settled(strong_pair(), &[], 2, budget));
+    if large() {
+        let budget = Budget { binds: 2, crashes: 1, ..NONE };
+        search("two volumes, two claims; a crash", settled(strong_pair(), &[], 2, budget));
+    }
 }
 
 #[test]
-fn every_order_of_a_volumes_life_a_crash_and_the_loss_of_the_ledger_breaks_no_rule() {
-    let troubles = Budget { binds: 1, crashes: 1, ledger_losses: 1, ..Budget::NONE };
-    search("ledger lost", offered(strong_pair(), &[], budget(troubles)));
+fn every_order_of_a_tenants_life_a_crash_and_a_lost_or_foreign_ledger() {
+    let budget = Budget { binds: 1, crashes: 1, ledger_losses: 1, ..NONE };
+    search("two volumes, a claim; a crash, the ledger lost", settled(strong_pair(), &[], 2, budget));
+    search("the same under existingData: wipe", settled(strong_pair(), WIPE, 2, budget));
+    if large() {
+        let budget = Budget { approvals: 1, deletes: 1, ..budget };
+        search("one volume; also a deletion, an approval", settled(strong_pair(), &[], 1, budget));
+    }
 }
 
 #[test]
-fn every_order_of_a_volumes_life_and_a_disk_that_comes_and_goes_breaks_no_rule() {
-    search("hot-plug", offered(strong_pair(), &[], budget(Budget { binds: 1, hotplug: 2, ..Budget::NONE })));
+fn every_order_of_a_tenants_life_and_a_lost_label() {
+    let budget = Budget { binds: 1, labels: 1, ..NONE };
+    search("a claim; a label taken away", settled(strong_pair(), &[], 1 + usize::from(large()), budget));
 }
 
 #[test]
-fn every_order_of_a_volumes_life_and_a_reboot_with_a_weak_device_breaks_no_rule() {
-    let disks = vec![Disk::strong("naa.a"), Disk::weak()];
-    search("reboot", offered(disks, &[], budget(Budget { binds: 1, reboots: 1, ..Budget::NONE })));
+fn every_order_of_two_claims_on_one_volume_that_is_given_back() {
+    let budget = Budget { binds: 2, claims: 1, ..NONE };
+    search("one volume, two claims; a claimRef cleared", settled(strong_pair(), &[], 1, budget));
+    if large() {
+        let budget = Budget { crashes: 1, ..budget };
+        search("one volume, two claims; a claimRef cleared, a crash", settled(strong_pair(), &[], 1, budget));
+    }
 }
+
+#[test]
+fn every_order_of_a_tenants_life_and_a_deletion() {
+    let budget = Budget { binds: 1, deletes: 1, approvals: 1, ..NONE };
+    search("one volume, a claim; a deletion, an approval", settled(strong_pair(), &[], 1, budget));
+    if large() {
+        let budget = Budget { binds: 1, deletes: 1, ..NONE };
+        search("two volumes, a claim; a deletion", settled(strong_pair(), &[], 2, budget));
+        let budget = Budget { binds: 1, restores: 1, ..NONE };
+        search("two volumes, a claim; etcd restored", settled(strong_pair(), &[], 2, budget));
+        let budget = Budget { binds: 1, nodes: 1, ..NONE };
+        search("one volume, a claim; the Node made anew", settled(strong_pair(), &[], 1, budget));
+    }
+}
+
+#[test]
+fn every_order_of_a_tenants_life_and_disks_that_move_or_are_not_known_again() {
+    let weak = || vec![Disk::weak(), Disk::weak()];
+    let budget = Budget { binds: 1, reboots: 1, approvals: 1, ..NONE };
+    search("two weak volumes, a claim; a reboot, an approval", settled(weak(), &[], 2, budget));
+    search("the same under weakIdentity: trust", settled(weak(), &[("weakIdentity", "trust")], 2, budget));
+    if large() {
+        let budget = Budget { binds: 1, hotplug: 2, ..NONE };
+        search("two volumes, a claim; disks and links move", settled(strong_pair(), &[], 2, budget));
+        let budget = Budget { deletes: 1, ..budget };
+        search("a weak volume; moves, a deletion, wipe", settled(vec![Disk::weak(), Disk::weak()], WIPE, 2, budget));
+    }
+}
+
+const WIPE: &[(&str, &str)] = &[("existingData", "wipe")];
