@@ -16,6 +16,9 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
     let Some(pv) = ctx.s.pv_by_uid(&pv_ref.name, &pv_ref.uid) else {
         let released = ctx.s.vanished.get(&pv_ref.uid).is_some_and(|gone| gone.phase == Phase::Released);
         if released {
+            if !is_gone(ctx, entry, pv_ref) {
+                return;
+            }
             // R: the last state in DELETED was Released.
             let state = State::Dirty { owed: Owed::Release, pv_name: Some(pv_ref.name.clone()) };
             return ctx.write(entry, state);
@@ -139,28 +142,35 @@ pub(super) fn write_pv(
     None
 }
 
+/// Whether a PV that the watch does not show is gone for sure. If not it is asked for, which is said.
+pub(super) fn is_gone(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PvRef) -> bool {
+    ctx.s.vanished.get(&pv.uid).is_some_and(|gone| gone.deleted) || confirmed(ctx, entry, &pv.name).is_some()
+}
+
+/// The turn in which a live read did not find the PV; until then it is asked for, which is said.
+fn confirmed(ctx: &mut Ctx<'_>, entry: &Entry, name: &str) -> Option<u64> {
+    let mut reason = format!("looking for PersistentVolume {name}");
+    match ctx.s.absences.get(&entry.id) {
+        Some(Absence::Confirmed { turn }) => return Some(*turn),
+        Some(Absence::Asked) => {}
+        None => match ctx.s.backing_off(&BackoffKey::Offer(entry.id.clone())) {
+            Some(backoff) => {
+                let until = backoff.until;
+                reason.clone_from(&backoff.reason);
+                ctx.plan.wake(until);
+            }
+            None => ctx.act(Action::LookForPv { entry: entry.id.clone(), name: name.to_owned() }),
+        },
+    }
+    ctx.say(entry, Word::Waiting, reason);
+    None
+}
+
 /// A PV that the watch does not show, without a witnessed release: a live read must confirm it, then the device is
 /// offered again if it reads blank, else quarantined.
 pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Option<usize>) {
     let name = entry.state.pv_name().unwrap_or_default().to_owned();
-    let turn = match ctx.s.absences.get(&entry.id) {
-        None => {
-            let key = BackoffKey::Offer(entry.id.clone());
-            let mut reason = format!("looking for PersistentVolume {name}");
-            if let Some(backoff) = ctx.s.backing_off(&key) {
-                let until = backoff.until;
-                reason.clone_from(&backoff.reason);
-                ctx.plan.wake(until);
-            } else {
-                ctx.act(Action::LookForPv { entry: entry.id.clone(), name: name.clone() });
-            }
-            return ctx.say(entry, Word::Waiting, reason);
-        }
-        Some(Absence::Asked) => {
-            return ctx.say(entry, Word::Waiting, format!("looking for PersistentVolume {name}"));
-        }
-        Some(Absence::Confirmed { turn }) => *turn,
-    };
+    let Some(turn) = confirmed(ctx, entry, &name) else { return };
     let gone = format!("PersistentVolume {name} is gone without a witnessed release");
     let Some(index) = index else {
         if let Home::Unsure(_) = ctx.devices.home(&entry.id) {

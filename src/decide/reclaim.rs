@@ -26,6 +26,9 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         if cleaning::let_go_of(ctx, entry, "the PersistentVolume was deleted meanwhile") {
             return;
         }
+        if !in_service::is_gone(ctx, entry, pv_ref) {
+            return;
+        }
         let state = match outcome.cleaning() {
             Some(by) => State::Clean { by },
             None => State::Dirty { owed: Owed::Release, pv_name: Some(pv_ref.name.clone()) },

@@ -141,11 +141,13 @@ impl Memory {
     }
 }
 
-/// A PV after it was deleted.
+/// A PV after the watch said DELETED.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vanished {
     pub name: String,
     pub phase: Phase,
+    /// It was being deleted. Without that it may only have lost the label that the watch selects by.
+    pub deleted: bool,
     pub offer_id: Option<String>,
 }
 

@@ -161,6 +161,12 @@ impl State {
             WatchUpdate::Applied(pv) => {
                 self.unconfirmed.remove(&pv.metadata.uid);
                 self.look_for(&pv);
+                let entries = &self.snapshot.entries;
+                // It is there: what a live read said before is of before.
+                let other = |id: &EntryId| {
+                    entries.get(id).and_then(|e| e.state.pv()).is_none_or(|its| its.uid != pv.metadata.uid)
+                };
+                self.snapshot.absences.retain(|id, _| other(id));
                 // A name that comes back with another UID: the old one went without a word.
                 let replaced = self.snapshot.pv(&pv.metadata.name).filter(|old| old.metadata.uid != pv.metadata.uid);
                 if let Some(old) = replaced.cloned() {
@@ -181,7 +187,8 @@ impl State {
                     self.snapshot.vanished.clear();
                 }
                 let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
-                let vanished = Vanished { name: pv.metadata.name, phase: pv.status.phase, offer_id };
+                let deleted = pv.metadata.deletion_timestamp.is_some();
+                let vanished = Vanished { name: pv.metadata.name, phase: pv.status.phase, deleted, offer_id };
                 self.snapshot.vanished.insert(pv.metadata.uid, vanished);
             }
             WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
@@ -204,6 +211,8 @@ impl State {
                 || place.is_some() && place == place_at(&entry.path)
         };
         let ids: Vec<EntryId> = self.snapshot.entries.values().filter(|e| named(e)).map(|e| e.id.clone()).collect();
+        // A device that was not read because a PV named it, and that no entry speaks for, can be read now.
+        self.looks.wanted |= ids.is_empty() && place.is_some();
         for id in ids {
             self.snapshot.changed.insert(id.clone(), Change { turn: self.snapshot.turn, written: None });
             let unowned = self.snapshot.entries.get(&id).is_some_and(|entry| entry.state.pv().is_none());
@@ -422,15 +431,19 @@ impl State {
                 Some(pv) if self.is_offer(&entry, &pv) => {
                     self.snapshot.absences.remove(&entry);
                     self.snapshot.vanished.remove(&pv.metadata.uid);
-                    if !self.is_labelled(&pv) {
-                        // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
-                        self.hold(*pv);
-                    } else {
+                    if self.is_labelled(&pv) {
                         let why = format!("PersistentVolume {} is not shown by the watch yet", pv.metadata.name);
                         if !self.learn(*pv) {
                             // Without a wait this would ask again and again.
                             self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
                         }
+                    } else if pv.metadata.deletion_timestamp.is_some() {
+                        // The watch will not say when it is gone: asked for until it is.
+                        let why = format!("PersistentVolume {} is being deleted", pv.metadata.name);
+                        self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
+                    } else {
+                        // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
+                        self.hold(*pv);
                     }
                 }
                 found => {

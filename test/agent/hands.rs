@@ -142,6 +142,21 @@ fn a_volume_that_the_settings_do_not_select_any_more_is_cleaned_and_not_offered_
     assert!(bench.pv(&disk).is_none());
 }
 
+/// The poll comes every 5 minutes only.
+#[test]
+fn a_device_is_read_and_offered_as_soon_as_the_volume_that_named_it_is_gone() {
+    let bench = Bench::new("unnamed");
+    let disk = bench.device("disk1");
+    let mut pv = bench.originals_pv(&disk);
+    pv["metadata"]["name"] = json!("made-by-hand");
+    bench.server.create("pv", pv).unwrap();
+    let agent = bench.ready();
+    bench.disk("disk1");
+    agent.wait_for(&disk, "foreign");
+    bench.server.delete("pv", "made-by-hand").unwrap();
+    bench.await_phase(&disk, "Available");
+}
+
 /// As people give a volume back with its data: what the agent owed is void.
 #[test]
 fn a_released_volume_that_a_person_gives_back_is_not_cleaned() {
