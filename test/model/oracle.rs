@@ -34,7 +34,12 @@ pub fn live_read(world: &mut World, job: JobId) {
     let Some(daemon) = &world.daemon else { return };
     let Some(at) = daemon.workers.iter().position(|worker| worker.job.id == job) else { return };
     let free = daemon.workers[at].disk.map(|disk| {
-        let meant = |pv: &PersistentVolume| world.api.made_for.get(&pv.metadata.uid) == Some(&disk);
+        // A weak device that was put into another slot is another device, by the law; what reads blank may be cleaned.
+        let weak = world.disks[disk].identity.is_weak();
+        let meant = |pv: &PersistentVolume| {
+            let stood_for = world.api.made_for.get(&pv.metadata.uid) == Some(&disk);
+            stood_for && (!weak || world.disk_of(pv) == Some(disk))
+        };
         !world.api.pvs.values().any(|pv| meant(pv) && in_service(pv))
     });
     if let Some(daemon) = &mut world.daemon {
