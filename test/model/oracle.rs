@@ -38,7 +38,9 @@ pub fn live_read(world: &mut World, job: JobId) {
         let weak = world.disks[disk].identity.is_weak();
         let meant = |pv: &PersistentVolume| {
             let stood_for = world.api.made_for.get(&pv.metadata.uid) == Some(&disk);
-            stood_for && (!weak || world.disk_of(pv) == Some(disk))
+            // So is one whose PV this node never took over: only the path says that it is its.
+            let remembered = !weak && world.known.contains(&pv.metadata.uid);
+            stood_for && (remembered || world.disk_of(pv) == Some(disk))
         };
         !world.api.pvs.values().any(|pv| meant(pv) && in_service(pv))
     });
@@ -157,7 +159,10 @@ pub fn landed(world: &mut World, pv: &PersistentVolume) {
     let Some(disk) = world.api.made_for.get(&pv.metadata.uid) else { return };
     let twin = world.api.pvs.values().find(|other| {
         let ours = world.api.posted.contains(&other.metadata.uid);
-        ours && other.metadata.uid != pv.metadata.uid && world.api.made_for.get(&other.metadata.uid) == Some(disk)
+        // A weak device in another slot is not known again: the PV that it had leads nowhere now.
+        let lost = world.disks[*disk].identity.is_weak() && world.disk_of(other) != Some(*disk);
+        let meant = world.api.made_for.get(&other.metadata.uid) == Some(disk);
+        ours && meant && !lost && other.metadata.uid != pv.metadata.uid
     });
     if let Some(twin) = twin {
         world.break_rule(rule, format!("{} and {} are both disk {disk}", pv.metadata.name, twin.metadata.name));
