@@ -161,8 +161,8 @@ fn every_order_of_two_claims_on_one_volume_that_is_given_back() {
 
 #[test]
 fn every_order_of_a_tenants_life_and_a_deletion() {
-    let budget = Budget { binds: 1, deletes: 1, approvals: 1, ..NONE };
-    search("one volume, a claim; a deletion, an approval", settled(strong_pair(), &[], 1, budget));
+    let budget = Budget { binds: 1, deletes: 1, ..NONE };
+    search("one volume, a claim; a deletion", settled(strong_pair(), &[], 1, budget));
     if large() {
         let budget = Budget { binds: 1, deletes: 1, ..NONE };
         search("two volumes, a claim; a deletion", settled(strong_pair(), &[], 2, budget));

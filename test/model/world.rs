@@ -238,7 +238,7 @@ pub fn config(further: &[(&str, &str)]) -> BTreeMap<String, String> {
 impl World {
     /// Disks in the first slots, in their order; one slot more than disks.
     pub fn new(disks: Vec<Disk>, configs: Vec<Option<BTreeMap<String, String>>>, budget: Budget) -> World {
-        let slots = disks.len();
+        let slots = disks.len() + 1;
         let mut world = World {
             api: Api::new(),
             alias: vec![false; slots],
