@@ -233,14 +233,14 @@ pub fn control_plane() -> Option<&'static ControlPlane> {
 fn start_control_plane() -> Option<ControlPlane> {
     let dir = std::env::temp_dir().join(format!("lpp-control-plane-{}", std::process::id()));
     // What it started ends with the script, whether or not the directory is there still.
-    let (child, out) = run_control_plane(&dir, "echo ready; cat >/dev/null; rm -rf \"$0\"")?;
+    let (child, out) = run_control_plane(&dir, &[], "echo ready; cat >/dev/null; rm -rf \"$0\"")?;
     Some(ControlPlane { kubeconfig: dir.join("kubeconfig"), _runner: Mutex::new((child, out)) })
 }
 
 const CONTROL_PLANE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/control-plane");
 
 /// Starts one that lives until its standard input is closed, by whatever; `None` where it cannot be built.
-fn run_control_plane(dir: &Path, script: &str) -> Option<(Child, ChildStdout)> {
+fn run_control_plane(dir: &Path, options: &[&str], script: &str) -> Option<(Child, ChildStdout)> {
     let go = Command::new("go").arg("version").output().is_ok_and(|output| output.status.success());
     if !go && std::env::var_os("KUBEBUILDER_ASSETS").is_none() {
         left_out("tests on a real control plane", "needs go, or $KUBEBUILDER_ASSETS");
@@ -248,6 +248,7 @@ fn run_control_plane(dir: &Path, script: &str) -> Option<(Child, ChildStdout)> {
     }
     let mut child = Command::new(CONTROL_PLANE)
         .arg("run")
+        .args(options)
         .arg(dir)
         .args(["--", "sh", "-c", script])
         .arg(dir)
@@ -275,13 +276,30 @@ pub struct OwnControlPlane {
 
 impl OwnControlPlane {
     pub fn start(name: &str) -> Option<OwnControlPlane> {
+        OwnControlPlane::start_with(name, &[])
+    }
+
+    /// With more options for `scripts/control-plane run`.
+    pub fn start_with(name: &str, options: &[&str]) -> Option<OwnControlPlane> {
         let dir = Scratch::new(name);
-        let (runner, out) = run_control_plane(&dir.0, "echo ready; cat >/dev/null")?;
+        let (runner, out) = run_control_plane(&dir.0, options, "echo ready; cat >/dev/null")?;
         Some(OwnControlPlane { dir, runner, _out: out })
     }
 
     pub fn kubeconfig(&self) -> PathBuf {
         self.dir.path("kubeconfig")
+    }
+
+    /// A kubeconfig for any user, with its groups, by a URL that is good where it is used.
+    pub fn kubeconfig_of(&self, server: &str, user: &[&str]) -> String {
+        let output = Command::new(CONTROL_PLANE)
+            .args(["kubeconfig", &format!("--server={server}")])
+            .arg(&self.dir.0)
+            .args(user)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "no kubeconfig for {user:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// `kill -9` of one component, as listed in `pids`.
