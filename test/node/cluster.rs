@@ -29,8 +29,13 @@ pub struct Cluster {
 impl Cluster {
     /// Everything but the node, which is switched off still: disks that are there from the start can be put in.
     pub fn prepare(name: &str) -> Cluster {
-        let plane =
-            OwnControlPlane::start_with(name, &["--scheduler"]).expect("the control plane is built by scripts/e2e");
+        Cluster::prepare_with(name, &[])
+    }
+
+    /// With more options for `scripts/control-plane run`.
+    pub fn prepare_with(name: &str, options: &[&str]) -> Cluster {
+        let options = [&["--scheduler"], options].concat();
+        let plane = OwnControlPlane::start_with(name, &options).expect("the control plane is built by scripts/e2e");
         let kubeconfig = plane.kubeconfig();
         let vm = Vm::new(name);
         let server = std::fs::read_to_string(kubeconfig.with_file_name("server")).unwrap();

@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests fail by panicking")]
 
 mod cluster;
+mod daemonset;
+mod names;
 mod pods;
+mod restarts;
 #[path = "../support/mod.rs"]
 mod support;
 mod vm;

@@ -8,9 +8,14 @@ use std::os::unix::fs::FileExt;
 /// A claim, and the volume that the scheduler chose for it.
 impl Cluster {
     pub fn claim(&self, name: &str, mode: &str) {
+        self.claim_of(name, mode, "");
+    }
+
+    /// A claim on the one volume of that name; on any, if it is empty.
+    pub fn claim_of(&self, name: &str, mode: &str, volume: &str) {
         self.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": "default"},
-            "spec": {"storageClassName": "local-storage", "volumeMode": mode, "accessModes": ["ReadWriteOnce"],
-                "resources": {"requests": {"storage": "1Ki"}}}}));
+            "spec": {"storageClassName": "local-storage", "volumeMode": mode, "volumeName": volume,
+                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Ki"}}}}));
     }
 
     /// A pod with the claim at /data, as a directory or as a device; `spec` is laid over its own.

@@ -142,6 +142,8 @@ impl Vm {
         if self.running.lock().unwrap().is_some() {
             self.qmp("blockdev-add", disk.blockdev());
             self.qmp("device_add", disk.device());
+            let link = if disk.bus == Bus::VirtioWeak { disk.by_path() } else { disk.by_id() };
+            self.sh(&format!("until test -e {}; do sleep 0.1; done; udevadm settle", link.display()));
         }
     }
 
@@ -198,7 +200,7 @@ impl Vm {
         self.power_on();
     }
 
-    /// A shell command in it, which must succeed: what it printed.
+    /// Shell commands in it, all of which must succeed: what they printed.
     pub fn sh(&self, script: &str) -> String {
         let (code, out) = self.try_sh(script);
         assert!(code == 0, "{script}\nended with {code}: {out}");
@@ -207,7 +209,7 @@ impl Vm {
 
     /// A shell command in it: exit code, and what it printed on both streams.
     pub fn try_sh(&self, script: &str) -> (i64, String) {
-        let start = json!({"path": "/bin/bash", "arg": ["-c", format!("exec 2>&1; {script}")], "capture-output": true,
+        let start = json!({"path": "/bin/bash", "arg": ["-ec", format!("exec 2>&1; {script}")], "capture-output": true,
             "env": ["PATH=/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"]});
         let pid = self.agent("guest-exec", start)["pid"].clone();
         let begun = Instant::now();
