@@ -99,7 +99,7 @@ struct RunArgs {
     #[arg(long, env = "LP_CLEANUP_INTERVAL", value_name = "DURATION", default_value = "1h")]
     cleanup_interval: String,
     /// Devices that are cleaned at the same time
-    #[arg(long, env = "LP_CLEAN_WORKERS", value_name = "NUMBER", default_value = "4")]
+    #[arg(long, env = "LP_CLEAN_WORKERS", value_name = "NUMBER", default_value = "8")]
     clean_workers: String,
 }
 

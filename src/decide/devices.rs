@@ -265,6 +265,10 @@ impl<'a> Devices<'a> {
 
 const MATTERS: u8 = 1;
 
+pub(super) fn matters(state: &State) -> bool {
+    weight(state) == MATTERS
+}
+
 /// Whether a state holds a promise or somebody's data, or merely what can be found out again.
 fn weight(state: &State) -> u8 {
     match state {

@@ -1,11 +1,11 @@
 //! Raw devices that are not in service: unknown ones, refused ones, and blank ones before their first cleaning.
 
-use super::devices::Home;
+use super::devices::{self, Home};
 use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
 use super::{Ctx, cleaning, offer, volume};
 use crate::model::cleaning::Permission;
-use crate::model::device::{Content, ProbeError, Protection};
+use crate::model::device::{Comparison, Content, ProbeError, Protection};
 use crate::model::memory::{self, Entry, Owed, State};
 use crate::settings::ExistingData;
 use std::path::Path;
@@ -70,7 +70,10 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
         Content::Blank => ctx.new_entry(index, path, State::Preparing),
         Content::Data { found } => {
             let found = found.clone();
-            let state = if may_wipe(ctx.s) {
+            let state = if let Some(kin) = missing_kin(ctx, index) {
+                let why = format!("it holds {}, and may be the missing device of {kin}", found.join(", "));
+                State::Quarantined { nonce: ctx.nonce(), why, pv: None }
+            } else if may_wipe(ctx.s) {
                 State::Dirty { owed: Owed::Wipe, pv_name: None }
             } else if is_whole(ctx.s) {
                 State::Refused { nonce: ctx.nonce(), found }
@@ -87,6 +90,19 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
 /// Permission W: the settings say wipe, and the ledger can be believed when it does not know the device.
 fn may_wipe(s: &Snapshot) -> bool {
     s.settings().is_some_and(|settings| settings.existing_data == ExistingData::Wipe) && is_whole(s)
+}
+
+/// A device that the ledger knows, that is not there, and that nothing tells from this one: without a strong fact in
+/// common a disk that was taken out and put back looks like a new one. "Unknown to the ledger" means nothing then.
+fn missing_kin(ctx: &Ctx<'_>, index: usize) -> Option<String> {
+    let device = ctx.devices.groups[index].device;
+    let may_be = |entry: &&Entry| {
+        devices::matters(&entry.state)
+            && *ctx.devices.home(&entry.id) == Home::Absent
+            && entry.evidence.size == device.size
+            && entry.evidence.identity.compare(&device.identity) == Comparison::Unknown
+    };
+    ctx.s.entries.values().find(may_be).map(|entry| entry.path.display().to_string())
 }
 
 /// Whether a device that the ledger does not know was never ours: an entry that cannot be read may be its.
@@ -251,16 +267,18 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
     let never =
         matches!(group.device.protection, Some(Protection::PartitionType { .. } | Protection::HasPartitions { .. }));
     let selected = !group.selected.is_empty();
-    if !never && group.problem.is_none() && ctx.approved(nonce) {
+    let looked = ctx.s.looked_since_change(&entry.id);
+    let other_data = matches!(&group.device.content, Content::Data { found: now } if now != found && looked);
+    if !never && group.problem.is_none() && (!other_data || system_disk) && ctx.approved(nonce) {
         return ctx.write(entry, State::Dirty { owed: Owed::Approval, pv_name: None });
     }
-    let looked = ctx.s.looked_since_change(&entry.id);
     let wipe = selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx.s);
+    let wipe = wipe && missing_kin(ctx, index).is_none();
     // A setting that has just come to say `wipe` need not wait for the poll.
     ctx.plan.look |= wipe && !looked;
     match &group.device.content {
         Content::Blank if looked && !system_disk && !never => return ctx.write(entry, State::Preparing),
-        Content::Data { found: now } if now != found && looked && !system_disk => {
+        Content::Data { found: now } if other_data && !system_disk => {
             // Other data is another state: a token for the old one is void.
             let state = State::Refused { nonce: ctx.nonce(), found: now.clone() };
             return ctx.write(entry, state);

@@ -57,9 +57,9 @@ pub struct Pace {
 /// Why the loop woke.
 enum Woken {
     /// Nothing happened: only to show that it lives.
-    ToBeat,
-    ToTurn,
-    ToEnd,
+    Beat,
+    Turn,
+    End,
 }
 
 pub struct Loop<W> {
@@ -103,9 +103,9 @@ impl<W: Workers> Loop<W> {
         let mut wake_at = None;
         loop {
             match self.next_events(events, wake_at) {
-                Woken::ToBeat => self.publisher.beat(),
-                Woken::ToTurn => wake_at = self.turn(),
-                Woken::ToEnd => {
+                Woken::Beat => self.publisher.beat(),
+                Woken::Turn => wake_at = self.turn(),
+                Woken::End => {
                     self.turn();
                     return self.workers;
                 }
@@ -144,9 +144,9 @@ impl<W: Workers> Loop<W> {
         }
         self.state.snapshot.now = now;
         match (stop, turn) {
-            (true, _) => Woken::ToEnd,
-            (false, true) => Woken::ToTurn,
-            (false, false) => Woken::ToBeat,
+            (true, _) => Woken::End,
+            (false, true) => Woken::Turn,
+            (false, false) => Woken::Beat,
         }
     }
 

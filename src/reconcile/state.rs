@@ -29,6 +29,9 @@ pub struct State {
     /// The wanted ConfigMap as it was read: `None` not yet, `Some(None)` it does not exist.
     configmap: Option<Option<ConfigMap>>,
     looks: Looks,
+    /// UIDs of PVs that only an answer has shown, not the watch, and whether that was so at the last poll already. A
+    /// LIST may have been faster than an old answer: then the PV is gone, and no watch will ever say so.
+    unconfirmed: BTreeMap<String, bool>,
 }
 
 /// When to look at the devices.
@@ -53,6 +56,7 @@ impl State {
             default_configmap,
             configmap: None,
             looks: Looks { wanted: true, ..Looks::default() },
+            unconfirmed: BTreeMap::new(),
         }
     }
 
@@ -85,7 +89,11 @@ impl State {
             }
             Event::ConfigMap(..) => {}
             Event::Pvs(update) => self.pvs(*update),
-            Event::DevicesChanged | Event::Poll => self.looks.wanted = true,
+            Event::DevicesChanged => self.looks.wanted = true,
+            Event::Poll => {
+                self.looks.wanted = true;
+                self.doubt_unconfirmed();
+            }
             Event::Scanned(report) => self.scanned(report),
             Event::Clean(event) => self.cleaning(event),
             Event::Outcome(outcome) => self.outcome(outcome),
@@ -125,9 +133,18 @@ impl State {
         }
     }
 
+    /// What the watch has not shown for a whole polling interval is forgotten; who rests on it asks for it again.
+    fn doubt_unconfirmed(&mut self) {
+        if let Some(pvs) = &mut self.snapshot.pvs {
+            pvs.retain(|_, pv| self.unconfirmed.get(&pv.metadata.uid) != Some(&true));
+        }
+        self.unconfirmed.retain(|_, old| !std::mem::replace(old, true));
+    }
+
     fn pvs(&mut self, update: WatchUpdate<PersistentVolume>) {
         match update {
             WatchUpdate::Replaced(pvs) => {
+                self.unconfirmed.clear();
                 let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), kept(pv))).collect();
                 let known = self.snapshot.pvs.take().unwrap_or_default();
                 let stays = |pv: &PersistentVolume| {
@@ -142,6 +159,7 @@ impl State {
                 self.snapshot.pvs = Some(all);
             }
             WatchUpdate::Applied(pv) => {
+                self.unconfirmed.remove(&pv.metadata.uid);
                 self.look_for(&pv);
                 let entries = &self.snapshot.entries;
                 // It is there: what a live read said before is of before.
@@ -203,10 +221,6 @@ impl State {
                 self.snapshot.jobs.remove(&id);
             }
         }
-    }
-
-    fn change(&self) -> Change {
-        Change { turn: self.snapshot.turn, written: Some(self.snapshot.now) }
     }
 
     /// A PV whose path was not looked at yet is a reason to look.
@@ -381,13 +395,23 @@ impl State {
         pv.metadata.labels.get(names::NODE_LABEL) == Some(&self.snapshot.node_label())
     }
 
-    /// A PV from a live answer, unless the watch was faster.
-    fn learn(&mut self, pv: PersistentVolume) {
-        let ours = self.is_labelled(&pv);
-        let Some(pvs) = &mut self.snapshot.pvs else { return };
-        let known = pvs.get(&pv.metadata.name).is_some_and(|old| old.metadata.uid == pv.metadata.uid);
-        let vanished = self.snapshot.vanished.contains_key(&pv.metadata.uid);
-        if ours && !known && !vanished {
+    /// A PV from a live answer, unless the watch was faster. Of two objects with one name only the watch can tell which
+    /// is the later one. Returns whether the PV is known now.
+    fn learn(&mut self, pv: PersistentVolume) -> bool {
+        if let Some(known) = self.snapshot.pv(&pv.metadata.name) {
+            return known.metadata.uid == pv.metadata.uid;
+        }
+        let learnt = self.is_labelled(&pv) && !self.snapshot.vanished.contains_key(&pv.metadata.uid);
+        if learnt {
+            self.hold(pv);
+        }
+        learnt
+    }
+
+    /// Takes in what only an answer has shown.
+    fn hold(&mut self, pv: PersistentVolume) {
+        if let Some(pvs) = &mut self.snapshot.pvs {
+            self.unconfirmed.insert(pv.metadata.uid.clone(), false);
             pvs.insert(pv.metadata.name.clone(), kept(pv));
         }
     }
@@ -407,20 +431,28 @@ impl State {
                 Some(pv) if self.is_offer(&entry, &pv) => {
                     self.snapshot.absences.remove(&entry);
                     self.snapshot.vanished.remove(&pv.metadata.uid);
-                    if self.is_labelled(&pv) {
-                        self.learn(*pv);
-                    } else if pv.metadata.deletion_timestamp.is_some() {
+                    if !self.is_labelled(&pv) && pv.metadata.deletion_timestamp.is_some() {
                         // The watch will not say when it is gone: asked for until it is.
                         let why = format!("PersistentVolume {} is being deleted", pv.metadata.name);
                         self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
-                    } else if let Some(pvs) = &mut self.snapshot.pvs {
+                    } else if !self.is_labelled(&pv) {
                         // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
-                        pvs.insert(pv.metadata.name.clone(), kept(*pv));
+                        self.hold(*pv);
+                    } else {
+                        let why = format!("PersistentVolume {} is not shown by the watch yet", pv.metadata.name);
+                        if !self.learn(*pv) {
+                            // Without a wait this would ask again and again.
+                            self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
+                        }
                     }
                 }
-                _ => {
+                found => {
                     let turn = self.snapshot.turn;
                     self.snapshot.absences.insert(entry, Absence::Confirmed { turn });
+                    // Another PV in its place, which the watch will show: it may name the device.
+                    if let Some(pv) = found {
+                        self.learn(*pv);
+                    }
                 }
             },
             Err(failure) => {
@@ -440,7 +472,12 @@ impl State {
         }
         if !same_state {
             self.snapshot.turn += 1;
-            self.snapshot.changed.insert(id.clone(), self.change());
+            let old = self.snapshot.entries.get(&id).map(|old| &old.state);
+            let released = matches!(old, Some(EntryState::Released { .. }));
+            // Cleaned while its PV was still there: that may be long ago, and a PV that a backup brought back was in use
+            // in between. Now that it is gone, a look tells.
+            let written = (!released).then_some(self.snapshot.now);
+            self.snapshot.changed.insert(id.clone(), Change { turn: self.snapshot.turn, written });
             self.snapshot.absences.remove(&id);
             self.snapshot.offers.remove(&id);
             if matches!(entry.state, EntryState::Offering { .. }) {
@@ -498,6 +535,11 @@ impl State {
     /// Whether the devices are to be looked at again as soon as no look is under way.
     pub fn look_is_wanted(&self) -> bool {
         self.looks.wanted
+    }
+
+    /// PVs that only an answer has shown: for tests that compare states.
+    pub fn unconfirmed(&self) -> &BTreeMap<String, bool> {
+        &self.unconfirmed
     }
 
     /// The next look at the devices, if one is due and nothing stands against it: not before our PVs are known, as

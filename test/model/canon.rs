@@ -351,6 +351,11 @@ impl<'a> Canon<'a> {
             }
         }
         self.put((daemon.plan.wake_at.is_some(), daemon.state.look_is_wanted()));
+        let unconfirmed = daemon.state.unconfirmed();
+        let confirmed = |pv: &PersistentVolume| unconfirmed.get(&pv.metadata.uid).copied();
+        for pv in daemon.state.snapshot.pvs.iter().flat_map(BTreeMap::values) {
+            self.put(confirmed(pv));
+        }
         let look = daemon.look.as_ref();
         self.put(look.is_some());
         if let Some(look) = look {
@@ -427,7 +432,7 @@ impl<'a> Canon<'a> {
             .filter_map(|(uid, gone)| {
                 let offer = gone.offer_id.as_ref().and_then(|id| self.numbers.get(id)).copied();
                 let uid = self.numbers.get(uid).copied();
-                (uid.is_some() || offer.is_some()).then(|| (uid, offer, gone.name.clone(), gone.phase))
+                (uid.is_some() || offer.is_some()).then(|| (uid, offer, gone.name.clone(), gone.phase, gone.deleted))
             })
             .collect();
         vanished.sort();

@@ -6,7 +6,7 @@ use super::daemon::Stage;
 use super::disk::Cell;
 use super::world::{Budget, Step, Violation, World};
 use local_pv_provisioner::kube::objects::{PersistentVolume, Phase};
-use local_pv_provisioner::model::memory::State;
+use local_pv_provisioner::model::memory::{Entry, State};
 use local_pv_provisioner::model::names;
 use std::collections::BTreeSet;
 
@@ -121,7 +121,12 @@ impl World {
             }
             // A quarantined volume whose device will not return (a weak one in another slot), as the report says.
             Line::DeleteLostVolumes => {
-                for name in self.names(|pv| pv.status.phase == Phase::Released) {
+                let quarantined = |uid: &str| {
+                    let its = |e: &Entry| matches!(&e.state, State::Quarantined { pv: Some(pv), .. } if pv.uid == uid);
+                    self.store.entries.values().any(its)
+                };
+                let lost = |pv: &PersistentVolume| pv.status.phase == Phase::Released || quarantined(&pv.metadata.uid);
+                for name in self.names(lost) {
                     self.fairly(&Step::Finalize(name))?;
                 }
             }
@@ -222,7 +227,15 @@ impl World {
     fn what_waits_is_right_and_visible(&self) -> Rested {
         let Some(daemon) = &self.daemon else { return broken("the daemon runs", "") };
         for (at, disk) in self.disks.iter().enumerate().filter(|(_, disk)| disk.slot.is_some()) {
-            let reported = daemon.plan.reports.iter().any(|report| self.at_path(&report.path) == Some(at));
+            let its_pv = |name: &String| {
+                self.api.pvs.get(name).is_some_and(|pv| self.api.made_for.get(&pv.metadata.uid) == Some(&at))
+            };
+            let spoken = daemon
+                .plan
+                .reports
+                .iter()
+                .find(|report| self.at_path(&report.path) == Some(at) || report.pv.as_ref().is_some_and(its_pv));
+            let reported = spoken.is_some();
             if !reported {
                 return broken("every device is spoken of", format!("disk {at}: {}", super::walk::brief(self)));
             }
@@ -241,7 +254,12 @@ impl World {
                 );
             }
             let [pv] = pvs.as_slice() else { continue };
-            let known = self.store.entries.values().any(|e| e.state.pv().is_some_and(|p| p.uid == pv.metadata.uid));
+            let owes = |e: &Entry| {
+                let its = e.state.pv().is_some_and(|p| p.uid == pv.metadata.uid);
+                // A weak device that was taken out and put back is not known to be the one: the report says what to do.
+                its && !matches!(e.state, State::Quarantined { .. })
+            };
+            let known = self.store.entries.values().any(owes);
             let here = self.disk_of(pv) == Some(at) && self.api.made_for.get(&pv.metadata.uid) == Some(&at);
             let labelled = pv.metadata.labels.contains_key(names::NODE_LABEL);
             if pv.status.phase == Phase::Released && known && here && labelled && !waits {

@@ -110,27 +110,28 @@ fn first(disks: Vec<Disk>, further: &[(&str, &str)], budget: Budget) -> World {
 #[test]
 fn experiments() {
     let b = Budget::NONE;
-    if large() {
-        search("first crash+fault", first(strong_pair(), &[], Budget { crashes: 1, faults: 1, ..b }));
-        search("first crash+ledgerfault", first(strong_pair(), &[], Budget { crashes: 1, ledger_faults: 1, ..b }));
-    }
-    search("life crash+fault", offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, faults: 1, ..b }));
-    search("life crash+admin", offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, admin: 1, ..b }));
-    search("life crash+loss", offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, ledger_losses: 1, ..b }));
-    search("life hotplug", offered(strong_pair(), &[], Budget { binds: 1, hotplug: 2, ..b }));
-    search("life reboot weak", offered(vec![Disk::weak(), Disk::weak()], &[], Budget { binds: 1, reboots: 1, ..b }));
-    search(
-        "life reboot wipe",
-        offered(
-            vec![Disk::strong("a"), Disk::weak()],
-            &[("existingData", "wipe")],
-            Budget { binds: 1, reboots: 1, hotplug: 1, ..b },
-        ),
-    );
-    search("life approvals", offered(strong_pair(), &[], Budget { binds: 1, admin: 1, approvals: 1, ..b }));
-    search("life relist+admin", offered(strong_pair(), &[], Budget { binds: 2, admin: 1, relists: 1, ..b }));
-    search(
-        "life foreign",
-        offered(strong_pair(), &[("existingData", "wipe")], Budget { binds: 1, forgeries: 1, foreign_writes: 1, ..b }),
-    );
+    let wipe: &[(&str, &str)] = &[("existingData", "wipe")];
+    let weak = || vec![Disk::strong("naa.a"), Disk::weak()];
+    let which = std::env::var("LPP_X").unwrap_or_default();
+    let run = |name: &str, world: &dyn Fn() -> World| {
+        if which.is_empty() || which.split(',').any(|w| w == name) {
+            search(name, world());
+        }
+    };
+    run("weakwipe", &|| offered(weak(), wipe, Budget { binds: 1, hotplug: 2, admin: 1, ..b }));
+    run("admin", &|| offered(strong_pair(), &[], Budget { binds: 1, admin: 1, ..b }));
+    run("admincrash", &|| offered(strong_pair(), &[], Budget { binds: 1, admin: 1, crashes: 1, ..b }));
+    run("loss", &|| offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, ledger_losses: 1, ..b }));
+    run("lossadmin", &|| offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, ledger_losses: 1, admin: 1, ..b }));
+    run("hotplug", &|| offered(strong_pair(), &[], Budget { binds: 1, hotplug: 2, ..b }));
+    run("reboot", &|| offered(weak(), &[], Budget { binds: 1, reboots: 1, ..b }));
+    run("rebootapprove", &|| offered(weak(), &[], Budget { binds: 1, reboots: 1, approvals: 1, admin: 1, ..b }));
+    run("relist", &|| offered(strong_pair(), &[], Budget { binds: 2, admin: 1, relists: 1, ..b }));
+    run("forge", &|| offered(strong_pair(), wipe, Budget { binds: 1, forgeries: 1, admin: 1, ..b }));
+    run("first", &|| first(strong_pair(), &[], Budget { crashes: 1, ledger_faults: 1, ..b }));
+    run("firstfault", &|| first(strong_pair(), &[], Budget { crashes: 1, faults: 1, ..b }));
+    run("lifefault", &|| offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, faults: 1, ..b }));
+    run("all", &|| {
+        offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, faults: 1, ledger_losses: 1, admin: 1, ..b })
+    });
 }
