@@ -1,6 +1,7 @@
 //! PVs with our label that this node does not know: made by the original, by a former ledger's time, or forged.
 //! Takes over what is well formed and whose device nothing speaks against; leaves everything else alone, visibly.
 
+use super::devices::Home;
 use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
 use super::{Ctx, in_service, volume};
@@ -42,7 +43,9 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
         let why = format!("PersistentVolume {} names the same device", claim.name);
         return leave(ctx, pv, Word::Error, why);
     }
-    let existing = group.entry.and_then(|id| ctx.s.entries.get(id));
+    // An entry that may be this device's speaks for it too: two entries for one device would stand in each other's way.
+    let unsure = || ctx.devices.homes.iter().find(|(_, home)| **home == Home::Unsure(index)).map(|(id, _)| *id);
+    let existing = group.entry.or_else(unsure).and_then(|id| ctx.s.entries.get(id));
     let replaced = match existing.map(|entry| &entry.state) {
         None | Some(State::Clean { .. } | State::Preparing) => existing,
         // A quarantined device is given back by `reclaim`, which compares what was recorded.

@@ -204,6 +204,11 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
         // Blank needs no permission: nobody's data is there any more.
         return ctx.write(entry, State::Preparing);
     }
+    if ctx.approved(nonce) && other_claim.is_some() {
+        // Approved while another volume names the device: what that one leaves there nobody has approved.
+        let state = State::Quarantined { nonce: ctx.nonce(), why: why.to_owned(), pv: pv.cloned() };
+        return ctx.write(entry, state);
+    }
     let mut report = ctx.report(entry, Word::Quarantined, why.to_owned());
     report.next = Some(match other_claim {
         Some(claim) => format!("PersistentVolume {claim} names the device: decide about that first"),

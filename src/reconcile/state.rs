@@ -431,19 +431,19 @@ impl State {
                 Some(pv) if self.is_offer(&entry, &pv) => {
                     self.snapshot.absences.remove(&entry);
                     self.snapshot.vanished.remove(&pv.metadata.uid);
-                    if !self.is_labelled(&pv) && pv.metadata.deletion_timestamp.is_some() {
-                        // The watch will not say when it is gone: asked for until it is.
-                        let why = format!("PersistentVolume {} is being deleted", pv.metadata.name);
-                        self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
-                    } else if !self.is_labelled(&pv) {
-                        // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
-                        self.hold(*pv);
-                    } else {
+                    if self.is_labelled(&pv) {
                         let why = format!("PersistentVolume {} is not shown by the watch yet", pv.metadata.name);
                         if !self.learn(*pv) {
                             // Without a wait this would ask again and again.
                             self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
                         }
+                    } else if pv.metadata.deletion_timestamp.is_some() {
+                        // The watch will not say when it is gone: asked for until it is.
+                        let why = format!("PersistentVolume {} is being deleted", pv.metadata.name);
+                        self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
+                    } else {
+                        // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
+                        self.hold(*pv);
                     }
                 }
                 found => {

@@ -12,6 +12,7 @@ use local_pv_provisioner::decide::plan::{Action, Plan};
 use local_pv_provisioner::decide::snapshot::{JobStage, Memory};
 use local_pv_provisioner::kube::objects::PersistentVolume;
 use local_pv_provisioner::model::cleaning::{CleanEvent, CleanJob, CleanResult};
+use local_pv_provisioner::model::memory::Entry;
 use local_pv_provisioner::model::scan::{ScanReport, ScanRequest};
 use local_pv_provisioner::reconcile::event::Event;
 use local_pv_provisioner::reconcile::state::State;
@@ -32,6 +33,8 @@ pub struct Daemon {
     pub inbox: VecDeque<CleanEvent>,
     pub look: Option<Look>,
     pub plan: Plan,
+    /// What a broken daemon has not got to the disk yet.
+    pub not_durable: Vec<Entry>,
 }
 
 #[derive(Debug, Clone)]
@@ -75,6 +78,7 @@ impl Daemon {
             inbox: VecDeque::new(),
             look: None,
             plan: Plan::default(),
+            not_durable: Vec::new(),
         }
     }
 
@@ -105,6 +109,8 @@ impl World {
     }
 
     fn turn_of(&mut self, daemon: &mut Daemon) -> Result<(), Died> {
+        let late = daemon.not_durable.drain(..).map(|entry| (entry.id.clone(), entry));
+        self.store.entries.extend(late);
         self.settle_memory(daemon)?;
         let mut plan = Plan::default();
         for round in 0..ROUNDS {
@@ -121,13 +127,8 @@ impl World {
             }
             oracle::plan(self, daemon, &plan);
             let settled = plan.writes.is_empty() && plan.marker.is_none();
-            if self.mutant == Some(Mutant::DispatchBeforeWrite) {
-                self.dispatch(daemon, &plan);
-                self.write_down(daemon, &mut plan)?;
-            } else {
-                self.write_down(daemon, &mut plan)?;
-                self.dispatch(daemon, &plan);
-            }
+            self.write_down(daemon, &mut plan)?;
+            self.dispatch(daemon, &plan);
             if settled {
                 break;
             }
@@ -168,7 +169,11 @@ impl World {
         for entry in plan.writes.drain(..) {
             if self.write_goes_well()? {
                 oracle::write(self, daemon, &entry);
-                self.store.entries.insert(entry.id.clone(), entry.clone());
+                if self.mutant == Some(Mutant::LedgerNotDurable) {
+                    daemon.not_durable.push(entry.clone());
+                } else {
+                    self.store.entries.insert(entry.id.clone(), entry.clone());
+                }
                 daemon.state.written(entry);
             } else {
                 fault = Some("no space".to_owned());

@@ -125,7 +125,10 @@ impl World {
                     let its = |e: &Entry| matches!(&e.state, State::Quarantined { pv: Some(pv), .. } if pv.uid == uid);
                     self.store.entries.values().any(its)
                 };
-                let lost = |pv: &PersistentVolume| pv.status.phase == Phase::Released || quarantined(&pv.metadata.uid);
+                let lost = |pv: &PersistentVolume| {
+                    let leads_nowhere = self.disk_of(pv).is_none();
+                    pv.status.phase == Phase::Released || quarantined(&pv.metadata.uid) || leads_nowhere
+                };
                 for name in self.names(lost) {
                     self.fairly(&Step::Finalize(name))?;
                 }
@@ -216,9 +219,10 @@ impl World {
     fn pvs_of(&self, disk: usize) -> Vec<&PersistentVolume> {
         // A PV of the name that its own would get stands in its way as well.
         let name = self.disks[disk].slot.map(|slot| names::pv_name(NODE, &format!("slot{slot}")));
+        let weak = self.disks[disk].identity.is_weak();
         let meant = |pv: &&PersistentVolume| {
             self.disk_of(pv) == Some(disk)
-                || self.api.made_for.get(&pv.metadata.uid) == Some(&disk)
+                || (!weak && self.api.made_for.get(&pv.metadata.uid) == Some(&disk))
                 || Some(&pv.metadata.name) == name.as_ref()
         };
         self.api.pvs.values().filter(meant).collect()

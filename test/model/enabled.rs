@@ -15,8 +15,13 @@ impl World {
             None => steps.push(Step::Start),
             Some(daemon) => self.of_daemon(daemon, &mut steps),
         }
-        self.of_life(&mut steps);
-        self.of_admin(&mut steps);
+        // A coarse world's watch lags by so many events; then it is the daemon's turn.
+        const LAG: usize = 2;
+        let lags = self.coarse && self.api.pending.as_ref().is_some_and(|pending| pending.len() >= LAG);
+        self.of_life(lags, &mut steps);
+        if !lags {
+            self.of_admin(&mut steps);
+        }
         self.of_machine(&mut steps);
         steps
     }
@@ -96,7 +101,15 @@ impl World {
         }
     }
 
-    fn of_life(&self, steps: &mut Vec<Step>) {
+    fn of_life(&self, lags: bool, steps: &mut Vec<Step>) {
+        for (at, disk) in self.disks.iter().enumerate() {
+            if disk.in_use {
+                steps.push(Step::Unuse(at));
+            }
+        }
+        if lags {
+            return;
+        }
         for at in 0..self.floating.len() {
             steps.push(Step::Land(at));
         }
@@ -121,33 +134,33 @@ impl World {
                 _ => {}
             }
         }
-        for (at, disk) in self.disks.iter().enumerate() {
-            if disk.in_use {
-                steps.push(Step::Unuse(at));
-            }
-        }
     }
 
     fn of_admin(&self, steps: &mut Vec<Step>) {
-        if self.budget.admin > 0 {
-            for (name, pv) in &self.api.pvs {
-                if pv.metadata.deletion_timestamp.is_none() {
+        for (name, pv) in &self.api.pvs {
+            let deleting = pv.metadata.deletion_timestamp.is_some();
+            if self.budget.deletes > 0 {
+                if !deleting {
                     steps.push(Step::Delete(name.clone()));
                 }
-                if pv.status.phase == Phase::Released && pv.metadata.deletion_timestamp.is_none() {
-                    steps.push(Step::ClearClaim(name.clone()));
-                }
-                if pv.metadata.labels.contains_key(names::NODE_LABEL) {
-                    steps.push(Step::Unlabel(name.clone()));
-                } else {
-                    steps.push(Step::Relabel(name.clone()));
-                }
-                // Deleting by force, finalizers and all; a Bound one cannot be deleted otherwise.
+                // By force, finalizers and all; what is Bound cannot be deleted otherwise.
                 steps.push(Step::Finalize(name.clone()));
                 steps.push(Step::Recreate(name.clone()));
             }
+            if self.budget.claims > 0 && pv.status.phase == Phase::Released && !deleting {
+                steps.push(Step::ClearClaim(name.clone()));
+            }
+            if self.budget.labels > 0 && pv.metadata.labels.contains_key(names::NODE_LABEL) {
+                steps.push(Step::Unlabel(name.clone()));
+            } else if self.budget.labels > 0 {
+                steps.push(Step::Relabel(name.clone()));
+            }
+        }
+        if self.budget.nodes > 0 {
             steps.push(Step::RecreateNode { collect: false });
             steps.push(Step::RecreateNode { collect: true });
+        }
+        if self.budget.restores > 0 {
             if self.api.saved.is_none() && !self.api.pvs.is_empty() {
                 steps.push(Step::Backup);
             }
@@ -223,13 +236,11 @@ impl World {
             Step::Refuse(_) | Step::Lose(_) | Step::Float(_) | Step::CleaningFails(_) => &mut budget.faults,
             Step::LedgerFails => &mut budget.ledger_faults,
             Step::LoseLedger | Step::ForeignLedger => &mut budget.ledger_losses,
-            Step::Delete(_)
-            | Step::ClearClaim(_)
-            | Step::Unlabel(_)
-            | Step::Relabel(_)
-            | Step::Recreate(_)
-            | Step::RecreateNode { .. }
-            | Step::Restore => &mut budget.admin,
+            Step::Delete(_) | Step::Recreate(_) => &mut budget.deletes,
+            Step::ClearClaim(_) => &mut budget.claims,
+            Step::Unlabel(_) | Step::Relabel(_) => &mut budget.labels,
+            Step::RecreateNode { .. } => &mut budget.nodes,
+            Step::Restore => &mut budget.restores,
             Step::Finalize(name) => {
                 let freely =
                     self.api.pvs.get(name).is_some_and(|pv| {
@@ -238,7 +249,7 @@ impl World {
                 if freely {
                     return;
                 }
-                &mut budget.admin
+                &mut budget.deletes
             }
             Step::List if self.api.pending.is_some() => &mut budget.relists,
             Step::Forge(..) => &mut budget.forgeries,

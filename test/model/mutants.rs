@@ -1,7 +1,7 @@
 //! Deliberately broken daemons: each must be caught, or the rules could not fail and would be worth nothing.
 
 use super::daemon::Daemon;
-use local_pv_provisioner::decide::plan::{Action, Plan};
+use local_pv_provisioner::decide::plan::Plan;
 use local_pv_provisioner::decide::snapshot::{Absence, JobStage};
 use local_pv_provisioner::model::cleaning::Cleaning;
 use local_pv_provisioner::model::memory::{Owed, State};
@@ -20,8 +20,8 @@ pub enum Mutant {
     ForgetOfferId,
     /// A device that is owed a cleaning counts as clean.
     OfferDirty,
-    /// Actions go out before the entry is durable.
-    DispatchBeforeWrite,
+    /// Entries reach the disk a turn later.
+    LedgerNotDurable,
     DeleteWithoutPreconditions,
     /// The worker writes to whatever the path leads to.
     WorkerTrustsThePath,
@@ -39,7 +39,7 @@ impl Mutant {
         Mutant::NoFreshLook,
         Mutant::ForgetOfferId,
         Mutant::OfferDirty,
-        Mutant::DispatchBeforeWrite,
+        Mutant::LedgerNotDurable,
         Mutant::DeleteWithoutPreconditions,
         Mutant::WorkerTrustsThePath,
         Mutant::ForgetQuarantine,
@@ -87,9 +87,6 @@ impl Mutant {
                 }
                 _ => {}
             }
-        }
-        if self == Mutant::DispatchBeforeWrite {
-            let _ = plan.actions.iter().any(|action| matches!(action, Action::CreatePv { .. }));
         }
     }
 }

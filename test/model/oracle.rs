@@ -34,7 +34,14 @@ pub fn live_read(world: &mut World, job: JobId) {
     let Some(daemon) = &world.daemon else { return };
     let Some(at) = daemon.workers.iter().position(|worker| worker.job.id == job) else { return };
     let free = daemon.workers[at].disk.map(|disk| {
-        let meant = |pv: &PersistentVolume| world.api.made_for.get(&pv.metadata.uid) == Some(&disk);
+        // A weak device that was put into another slot is another device, by the law; what reads blank may be cleaned.
+        let weak = world.disks[disk].identity.is_weak();
+        let meant = |pv: &PersistentVolume| {
+            let stood_for = world.api.made_for.get(&pv.metadata.uid) == Some(&disk);
+            // So is one whose PV this node never took over: only the path says that it is its.
+            let remembered = !weak && world.known.contains(&pv.metadata.uid);
+            stood_for && (remembered || world.disk_of(pv) == Some(disk))
+        };
         !world.api.pvs.values().any(|pv| meant(pv) && in_service(pv))
     });
     if let Some(daemon) = &mut world.daemon {
@@ -152,7 +159,10 @@ pub fn landed(world: &mut World, pv: &PersistentVolume) {
     let Some(disk) = world.api.made_for.get(&pv.metadata.uid) else { return };
     let twin = world.api.pvs.values().find(|other| {
         let ours = world.api.posted.contains(&other.metadata.uid);
-        ours && other.metadata.uid != pv.metadata.uid && world.api.made_for.get(&other.metadata.uid) == Some(disk)
+        // A weak device in another slot is not known again: the PV that it had leads nowhere now.
+        let lost = world.disks[*disk].identity.is_weak() && world.disk_of(other) != Some(*disk);
+        let meant = world.api.made_for.get(&other.metadata.uid) == Some(disk);
+        ours && meant && !lost && other.metadata.uid != pv.metadata.uid
     });
     if let Some(twin) = twin {
         world.break_rule(rule, format!("{} and {} are both disk {disk}", pv.metadata.name, twin.metadata.name));

@@ -1,17 +1,16 @@
 //! Every order of everything: a breadth-first walk over all states of two devices, their PVs and claims, within stated
 //! budgets of events and troubles. No rule is broken, and from every state the system converges.
+//! `LPP_MODEL_BUDGET=large` spends more, for long runs; `LPP_MODEL_TELL=1` tells how far it is.
 
 use super::canon::digest;
-use super::disk::Disk;
+use super::disk::{Cell, Disk};
 use super::drain::Known;
 use super::walk::brief;
 use super::world::{Budget, Step, World, config};
 use std::collections::HashSet;
 
-struct Searched {
-    states: usize,
-    transitions: usize,
-}
+/// A world takes some 50 KB: the states that lie ahead must fit into memory. A budget that leads beyond is a mistake.
+const AHEAD_MAX: usize = 60_000;
 
 /// How a state was reached first.
 struct Origin {
@@ -19,7 +18,7 @@ struct Origin {
     step: Option<Step>,
 }
 
-fn search(name: &str, start: World) -> Searched {
+fn search(name: &str, start: World) {
     let clock = std::time::Instant::now();
     let mut seen: HashSet<u128> = HashSet::from([digest(&start)]);
     let mut origins = vec![Origin { parent: 0, step: None }];
@@ -49,6 +48,7 @@ fn search(name: &str, start: World) -> Searched {
                 }
             }
         }
+        assert!(next.len() < AHEAD_MAX, "{name}: {} states, and {} lie ahead", seen.len(), next.len());
         level = next;
         depth += 1;
         if std::env::var("LPP_MODEL_TELL").is_ok() {
@@ -61,7 +61,6 @@ fn search(name: &str, start: World) -> Searched {
         known.len(),
         clock.elapsed().as_secs_f32()
     );
-    Searched { states: seen.len(), transitions }
 }
 
 fn fail(name: &str, origins: &[Origin], at: usize, world: &World, what: &str) -> ! {
@@ -89,49 +88,103 @@ fn large() -> bool {
     std::env::var("LPP_MODEL_BUDGET").is_ok_and(|budget| budget == "large")
 }
 
-/// Two devices whose volumes are Available, and a daemon that has nothing to do.
-fn offered(disks: Vec<Disk>, further: &[(&str, &str)], budget: Budget) -> World {
+/// Two devices whose volumes are Available, or the second's data refused, and a daemon that has nothing to do.
+fn settled(mut disks: Vec<Disk>, further: &[(&str, &str)], volumes: usize, budget: Budget) -> World {
+    if volumes == 1 {
+        disks[1].cells = [Cell::Foreign(1), Cell::Foreign(1)];
+    }
     let mut world = World::new(disks, vec![Some(config(further))], Budget::NONE);
     world.coarse = true;
     while let Some(step) = world.fair_step() {
         world.step(&step, true);
     }
-    assert_eq!(world.api.pvs.len(), 2, "{}", brief(&world));
+    assert_eq!(world.api.pvs.len(), volumes, "{}", brief(&world));
     world.budget = budget;
     world
 }
 
-fn first(disks: Vec<Disk>, further: &[(&str, &str)], budget: Budget) -> World {
-    let mut world = World::new(disks, vec![Some(config(further))], budget);
+/// Two blank devices, and a daemon that was never started.
+fn fresh(budget: Budget) -> World {
+    let mut world = World::new(strong_pair(), vec![Some(config(&[]))], budget);
     world.coarse = true;
     world
 }
 
+const NONE: Budget = Budget::NONE;
+
 #[test]
-fn experiments() {
-    let b = Budget::NONE;
-    let wipe: &[(&str, &str)] = &[("existingData", "wipe")];
-    let weak = || vec![Disk::strong("naa.a"), Disk::weak()];
-    let which = std::env::var("LPP_X").unwrap_or_default();
-    let run = |name: &str, world: &dyn Fn() -> World| {
-        if which.is_empty() || which.split(',').any(|w| w == name) {
-            search(name, world());
-        }
-    };
-    run("weakwipe", &|| offered(weak(), wipe, Budget { binds: 1, hotplug: 2, admin: 1, ..b }));
-    run("admin", &|| offered(strong_pair(), &[], Budget { binds: 1, admin: 1, ..b }));
-    run("admincrash", &|| offered(strong_pair(), &[], Budget { binds: 1, admin: 1, crashes: 1, ..b }));
-    run("loss", &|| offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, ledger_losses: 1, ..b }));
-    run("lossadmin", &|| offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, ledger_losses: 1, admin: 1, ..b }));
-    run("hotplug", &|| offered(strong_pair(), &[], Budget { binds: 1, hotplug: 2, ..b }));
-    run("reboot", &|| offered(weak(), &[], Budget { binds: 1, reboots: 1, ..b }));
-    run("rebootapprove", &|| offered(weak(), &[], Budget { binds: 1, reboots: 1, approvals: 1, admin: 1, ..b }));
-    run("relist", &|| offered(strong_pair(), &[], Budget { binds: 2, admin: 1, relists: 1, ..b }));
-    run("forge", &|| offered(strong_pair(), wipe, Budget { binds: 1, forgeries: 1, admin: 1, ..b }));
-    run("first", &|| first(strong_pair(), &[], Budget { crashes: 1, ledger_faults: 1, ..b }));
-    run("firstfault", &|| first(strong_pair(), &[], Budget { crashes: 1, faults: 1, ..b }));
-    run("lifefault", &|| offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, faults: 1, ..b }));
-    run("all", &|| {
-        offered(strong_pair(), &[], Budget { binds: 1, crashes: 1, faults: 1, ledger_losses: 1, admin: 1, ..b })
-    });
+fn every_order_of_two_first_offers_and_a_crash() {
+    search("two first offers; a crash", fresh(Budget { crashes: 1, ..NONE }));
+    if large() {
+        search("two first offers; a crash, a fault", fresh(Budget { crashes: 1, faults: 1, ..NONE }));
+        search("two first offers; a crash, a full disk", fresh(Budget { crashes: 1, ledger_faults: 1, ..NONE }));
+        search("two first offers; a relist, foreign data", fresh(Budget { relists: 1, foreign_writes: 1, ..NONE }));
+    }
 }
+
+#[test]
+fn every_order_of_a_tenants_life_a_crash_and_a_fault() {
+    let budget = Budget { binds: 1, crashes: 1, faults: 1, ..NONE };
+    search("two volumes, a claim; a crash, a fault", settled(strong_pair(), &[], 2, budget));
+    if large() {
+        let budget = Budget { binds: 2, crashes: 1, ..NONE };
+        search("two volumes, two claims; a crash", settled(strong_pair(), &[], 2, budget));
+    }
+}
+
+#[test]
+fn every_order_of_a_tenants_life_a_crash_and_a_lost_or_foreign_ledger() {
+    let budget = Budget { binds: 1, crashes: 1, ledger_losses: 1, ..NONE };
+    search("two volumes, a claim; a crash, the ledger lost", settled(strong_pair(), &[], 2, budget));
+    search("the same under existingData: wipe", settled(strong_pair(), WIPE, 2, budget));
+    if large() {
+        let budget = Budget { approvals: 1, deletes: 1, ..budget };
+        search("one volume; also a deletion, an approval", settled(strong_pair(), &[], 1, budget));
+    }
+}
+
+#[test]
+fn every_order_of_a_tenants_life_and_a_lost_label() {
+    let budget = Budget { binds: 1, labels: 1, ..NONE };
+    search("a claim; a label taken away", settled(strong_pair(), &[], 1 + usize::from(large()), budget));
+}
+
+#[test]
+fn every_order_of_two_claims_on_one_volume_that_is_given_back() {
+    let budget = Budget { binds: 2, claims: 1, ..NONE };
+    search("one volume, two claims; a claimRef cleared", settled(strong_pair(), &[], 1, budget));
+    if large() {
+        let budget = Budget { crashes: 1, ..budget };
+        search("one volume, two claims; a claimRef cleared, a crash", settled(strong_pair(), &[], 1, budget));
+    }
+}
+
+#[test]
+fn every_order_of_a_tenants_life_and_a_deletion() {
+    let budget = Budget { binds: 1, deletes: 1, ..NONE };
+    search("one volume, a claim; a deletion", settled(strong_pair(), &[], 1, budget));
+    if large() {
+        let budget = Budget { binds: 1, deletes: 1, ..NONE };
+        search("two volumes, a claim; a deletion", settled(strong_pair(), &[], 2, budget));
+        let budget = Budget { binds: 1, restores: 1, ..NONE };
+        search("two volumes, a claim; etcd restored", settled(strong_pair(), &[], 2, budget));
+        let budget = Budget { binds: 1, nodes: 1, ..NONE };
+        search("one volume, a claim; the Node made anew", settled(strong_pair(), &[], 1, budget));
+    }
+}
+
+#[test]
+fn every_order_of_a_tenants_life_and_disks_that_move_or_are_not_known_again() {
+    let weak = || vec![Disk::weak(), Disk::weak()];
+    let budget = Budget { binds: 1, reboots: 1, approvals: 1, ..NONE };
+    search("two weak volumes, a claim; a reboot, an approval", settled(weak(), &[], 2, budget));
+    search("the same under weakIdentity: trust", settled(weak(), &[("weakIdentity", "trust")], 2, budget));
+    if large() {
+        let budget = Budget { binds: 1, hotplug: 2, ..NONE };
+        search("two volumes, a claim; disks and links move", settled(strong_pair(), &[], 2, budget));
+        let budget = Budget { deletes: 1, ..budget };
+        search("a weak volume; moves, a deletion, wipe", settled(vec![Disk::weak(), Disk::weak()], WIPE, 2, budget));
+    }
+}
+
+const WIPE: &[(&str, &str)] = &[("existingData", "wipe")];

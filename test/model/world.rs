@@ -35,8 +35,16 @@ pub struct Budget {
     pub faults: u8,
     pub ledger_faults: u8,
     pub ledger_losses: u8,
-    /// Deleting PVs, clearing claimRef, labels, the Node, backups.
-    pub admin: u8,
+    /// Deleting PVs, gently, by force, or to create them anew.
+    pub deletes: u8,
+    /// Clearing a claimRef.
+    pub claims: u8,
+    /// Taking the node label from a PV, or putting it back.
+    pub labels: u8,
+    /// Deleting the Node and creating it anew.
+    pub nodes: u8,
+    /// Restoring a backup of etcd; the backup itself is free while one may be restored.
+    pub restores: u8,
     pub forgeries: u8,
     pub hotplug: u8,
     pub reboots: u8,
@@ -53,7 +61,11 @@ impl Budget {
         faults: 0,
         ledger_faults: 0,
         ledger_losses: 0,
-        admin: 0,
+        deletes: 0,
+        claims: 0,
+        labels: 0,
+        nodes: 0,
+        restores: 0,
         forgeries: 0,
         hotplug: 0,
         reboots: 0,
@@ -68,7 +80,11 @@ impl Budget {
         faults: 255,
         ledger_faults: 255,
         ledger_losses: 255,
-        admin: 255,
+        deletes: 255,
+        claims: 255,
+        labels: 255,
+        nodes: 255,
+        restores: 255,
         forgeries: 255,
         hotplug: 255,
         reboots: 255,
@@ -222,7 +238,7 @@ pub fn config(further: &[(&str, &str)]) -> BTreeMap<String, String> {
 impl World {
     /// Disks in the first slots, in their order; one slot more than disks.
     pub fn new(disks: Vec<Disk>, configs: Vec<Option<BTreeMap<String, String>>>, budget: Budget) -> World {
-        let slots = disks.len();
+        let slots = disks.len() + 1;
         let mut world = World {
             api: Api::new(),
             alias: vec![false; slots],
