@@ -372,6 +372,38 @@ fn the_memory_of_another_machine_quarantines_everything_it_names() {
     eventually("it is zeroed", || disk::is_zero(&disk).then_some(()));
 }
 
+/// A marker that is gone or garbled beside entries: nobody knows whose they are. What a PV proves comes back by itself.
+#[test]
+fn entries_without_their_marker_are_quarantined_until_a_volume_or_a_person_speaks_for_them() {
+    for garbled in [true, false] {
+        let bench = Bench::new("no-marker");
+        let (bound, released) = (bench.disk("disk1"), bench.disk("disk2"));
+        let agent = bench.start();
+        for (claim, disk) in [("c", &bound), ("d", &released)] {
+            bench.claim(claim, disk);
+            agent.wait_for(disk, "bound");
+            disk::put(disk, 0, SECRET);
+        }
+        agent.terminate();
+        let marker = bench.state_dir().join("node.json");
+        if garbled {
+            std::fs::write(marker, "{\"version\":1,").unwrap()
+        } else {
+            std::fs::remove_file(marker).unwrap()
+        }
+        bench.release("d");
+        bench.await_phase(&released, "Released");
+        let agent = bench.start();
+        agent.wait_for(&bound, "bound");
+        agent.wait_for(&released, "quarantined");
+        agent.shows("memory_intact", 0.0);
+        never("one is written", || !disk::has(&bound, 0, SECRET) || !disk::has(&released, 0, SECRET));
+        bench.approve(&agent, &released);
+        bench.await_phase(&released, "Available");
+        assert!(disk::is_zero(&released) && disk::has(&bound, 0, SECRET));
+    }
+}
+
 #[test]
 fn entries_that_cannot_be_read_are_said_and_kept_and_nothing_is_wiped_for_them() {
     let bench = Bench::new("corrupt");
