@@ -217,6 +217,16 @@ fn settings_are_followed_live_through_absence_errors_and_deletion() {
     bench.offered_again(&disk, &bound);
 }
 
+#[test]
+fn a_key_that_means_nothing_is_said_and_stops_nothing() {
+    let bench = Bench::new("unknown-key");
+    bench.settings(json!({ "cleening": "zero" }));
+    let disk = bench.disk("disk1");
+    let _agent = bench.start();
+    bench.await_phase(&disk, "Available");
+    assert!(text(&bench.await_event("SettingsUnknownKey")["message"]).contains("cleening"));
+}
+
 /// Each of the original's cases of a bad ConfigMap: it says so, offers nothing, lives on, and tries again.
 #[test]
 fn every_bad_setting_offers_nothing_until_it_is_mended() {
