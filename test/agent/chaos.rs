@@ -173,10 +173,8 @@ impl Chaos {
         let (what, _) = match self.random.below(6) {
             0 => ("touches", server.merge_patch("pv", &name, json!({"metadata": {"annotations": {"touched": self.claims}}})).is_ok()),
             1 => {
-                // A Released one without its label is nobody's any more: a person must delete it.
-                let still = json!({"op": "test", "path": "/status/phase", "value": "Bound"});
-                let strip = json!([still, {"op": "remove", "path": "/metadata/labels"}]);
-                ("strips", server.json_patch("pv", &name, strip).is_ok())
+                let strip = json!({"metadata": {"labels": null}});
+                ("strips", server.merge_patch("pv", &name, strip).is_ok())
             }
             2 => ("disowns", server.merge_patch("pv", &name, json!({"metadata": {"ownerReferences": null, "annotations": {names::IDENTITY_ANNOTATION: null}}})).is_ok()),
             // Bound ones too: those go with their claim.

@@ -288,6 +288,7 @@ impl World {
         for mut pv in gone {
             if !list.iter().any(|other| other.metadata.uid == pv.metadata.uid) {
                 pv.status.phase = Phase::Released;
+                pv.metadata.deletion_timestamp = Some("now".into());
                 daemon.apply(Event::Pvs(Box::new(WatchUpdate::Deleted(pv))));
             }
         }
