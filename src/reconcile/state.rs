@@ -99,6 +99,7 @@ impl State {
             Event::Outcome(outcome) => self.outcome(outcome),
             Event::Cleanup => {
                 self.snapshot.backoff.clear();
+                self.snapshot.echo_awaited.clear();
                 self.snapshot.foreign_due = true;
             }
             Event::Shutdown => {}
@@ -152,10 +153,12 @@ impl State {
                 };
                 for gone in known.values().filter(|pv| !stays(pv)) {
                     self.touch(gone);
+                    self.vanish(gone);
                 }
                 for pv in all.values() {
                     self.look_for(pv);
                 }
+                self.snapshot.echo_awaited.retain(|name, _| all.contains_key(name));
                 self.snapshot.pvs = Some(all);
             }
             WatchUpdate::Applied(pv) => {
@@ -171,28 +174,36 @@ impl State {
                 let replaced = self.snapshot.pv(&pv.metadata.name).filter(|old| old.metadata.uid != pv.metadata.uid);
                 if let Some(old) = replaced.cloned() {
                     self.touch(&old);
+                    self.vanish(&old);
                 }
                 if let Some(pvs) = &mut self.snapshot.pvs {
                     pvs.insert(pv.metadata.name.clone(), kept(pv));
                 }
             }
             WatchUpdate::Deleted(pv) => {
+                self.snapshot.echo_awaited.remove(&pv.metadata.name);
                 self.touch(&pv);
                 if let Some(pvs) = &mut self.snapshot.pvs
                     && pvs.get(&pv.metadata.name).is_some_and(|known| known.metadata.uid == pv.metadata.uid)
                 {
                     pvs.remove(&pv.metadata.name);
                 }
-                if self.snapshot.vanished.len() >= VANISHED_MAX {
-                    self.snapshot.vanished.clear();
-                }
-                let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
-                let deleted = pv.metadata.deletion_timestamp.is_some();
-                let vanished = Vanished { name: pv.metadata.name, phase: pv.status.phase, deleted, offer_id };
-                self.snapshot.vanished.insert(pv.metadata.uid, vanished);
+                self.vanish(&pv);
             }
             WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
         }
+    }
+
+    /// Keeps the last state in which a PV was seen: if it was Released then, that was witnessed, however it went; and an
+    /// answer that was long on its way does not bring it back.
+    fn vanish(&mut self, pv: &PersistentVolume) {
+        if self.snapshot.vanished.len() >= VANISHED_MAX {
+            self.snapshot.vanished.clear();
+        }
+        let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
+        let deleted = pv.metadata.deletion_timestamp.is_some();
+        let vanished = Vanished { name: pv.metadata.name.clone(), phase: pv.status.phase, deleted, offer_id };
+        self.snapshot.vanished.insert(pv.metadata.uid.clone(), vanished);
     }
 
     /// A PV went away. What was known of its device before this moment says nothing about now, whoever made the PV:
@@ -326,7 +337,10 @@ impl State {
                     Ok(()) => {
                         self.snapshot.backoff.remove(&BackoffKey::Write(name));
                     }
-                    Err(failure) => self.fail(BackoffKey::Write(name), failure),
+                    Err(failure) => {
+                        self.snapshot.echo_awaited.remove(&name);
+                        self.fail(BackoffKey::Write(name), failure);
+                    }
                 }
             }
             Outcome::Foreign { answer } => match answer {
@@ -524,8 +538,9 @@ impl State {
             Action::LookForPv { entry, .. } => {
                 self.snapshot.absences.insert(entry.clone(), Absence::Asked);
             }
-            Action::DeletePv { name, .. } | Action::RepairPv { name, .. } => {
+            Action::DeletePv { name, resource_version, .. } | Action::RepairPv { name, resource_version, .. } => {
                 self.snapshot.writing.insert(name.clone());
+                self.snapshot.echo_awaited.insert(name.clone(), resource_version.clone());
             }
             Action::ListAllPvs => self.snapshot.listing = true,
             Action::ReadForeign { .. } => self.snapshot.foreign_due = false,

@@ -29,7 +29,7 @@ pub struct Api {
     pub posted: BTreeSet<String>,
     /// UIDs of PVs that we did not make.
     pub forged: BTreeSet<String>,
-    /// UIDs of PVs that a person put back into service as they were.
+    /// UIDs of PVs that a person put back into service as they were, and of the claims that had left them.
     pub given_back: BTreeSet<String>,
     /// Which disk a PV stood for when it was made.
     pub made_for: BTreeMap<String, usize>,

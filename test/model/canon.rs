@@ -410,6 +410,9 @@ impl<'a> Canon<'a> {
         for entry in in_order(&s.entries) {
             self.of_entry(s, &entry.id, young, after);
         }
+        for pv in s.pvs.iter().flat_map(BTreeMap::values) {
+            self.put(s.echo_awaited.get(&pv.metadata.name) == Some(&pv.metadata.resource_version));
+        }
         self.put((&s.writing, s.listing, s.listed.is_some(), s.foreign_due, s.foreign_found.is_some()));
         let active = s.backoff.iter().filter(|(_, backoff)| backoff.until > s.now);
         let mut keys = Vec::new();

@@ -154,6 +154,11 @@ impl World {
 
     /// The next step of a fair and patient world; nothing new is begun by tenants or people.
     pub fn fair_step(&self) -> Option<Step> {
+        self.fair_step_beside(false)
+    }
+
+    /// `mute`: the watch says nothing.
+    fn fair_step_beside(&self, mute: bool) -> Option<Step> {
         let Some(daemon) = &self.daemon else { return Some(Step::Start) };
         if self.node_news {
             return Some(Step::ReadNode);
@@ -161,10 +166,10 @@ impl World {
         if self.config_news && daemon.state.snapshot.existing_node().is_some() {
             return Some(Step::ReadConfig);
         }
-        if daemon.list.is_some() {
-            return Some(Step::ListAnswer);
-        }
+        let listed = daemon.state.snapshot.pvs.is_some();
         match &self.api.pending {
+            _ if mute && listed => {}
+            _ if daemon.list.is_some() => return Some(Step::ListAnswer),
             None => return Some(Step::List),
             Some(pending) if !pending.is_empty() => return Some(Step::Watch),
             Some(_) => {}
@@ -209,6 +214,16 @@ impl World {
             println!("  + {step:?}\n      {}", super::walk::brief(self));
         }
         self.violation.clone().map_or(Ok(()), Err)
+    }
+
+    /// A watch that is behind costs no storm of requests: what was sent and went well is not sent again.
+    pub fn asks_little_while_the_watch_is_mute(&mut self) -> Rested {
+        self.troubles_end();
+        for _ in 0..RESTLESS {
+            let Some(step) = self.fair_step_beside(true) else { return Ok(()) };
+            self.fairly(&step)?;
+        }
+        self.restless()
     }
 
     fn restless(&self) -> Rested {

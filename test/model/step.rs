@@ -183,6 +183,9 @@ impl World {
             Step::Control(name) => self.api.change(name, |pv| pv.status.phase = Phase::Available),
             Step::Bind(name) => {
                 let claim = ClaimRef { uid: format!("claim-{}", self.api.draw()), ..ClaimRef::default() };
+                if let Some(pv) = self.api.pvs.get(name) {
+                    self.api.given_back.remove(&pv.metadata.uid);
+                }
                 self.api.change(name, |pv| {
                     pv.spec.claim_ref = Some(claim);
                     pv.status.phase = Phase::Bound;
@@ -247,7 +250,11 @@ impl World {
             Step::Delete(name) => self.api.delete(name),
             Step::ClearClaim(name) => {
                 if let Some(pv) = self.api.pvs.get(name) {
-                    self.api.given_back.insert(pv.metadata.uid.clone());
+                    let whose = [pv.metadata.uid.clone(), claim_of(pv).to_owned()];
+                    self.api.given_back.extend(whose);
+                    if let Some(disk) = self.api.made_for.get(&pv.metadata.uid) {
+                        self.disks[*disk].owed = false;
+                    }
                 }
                 self.api.change(name, |pv| {
                     pv.spec.claim_ref = None;
