@@ -195,7 +195,9 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
             let report = ctx.report(entry, Word::InUse, format!("{gone}; {in_use}"));
             ctx.push(report);
         }
-        (Content::Blank, None) => ctx.write(entry, State::Clean { by: entry.promise }),
+        // SAFETY's table says `clean` here. Cleaned once more it is `clean` for certain: a release that somebody withdrew
+        // may lie between, and blank needs no permission.
+        (Content::Blank, None) => ctx.write(entry, State::Preparing),
         (Content::Data { found }, None) => {
             let why = format!("{gone}, and the device holds {}", found.join(", "));
             raw_device::quarantine(ctx, entry, why);
