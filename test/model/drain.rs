@@ -234,10 +234,17 @@ impl World {
     fn pvs_of(&self, disk: usize) -> Vec<&PersistentVolume> {
         // A PV of the name that its own would get stands in its way as well.
         let name = self.disks[disk].slot.map(|slot| names::pv_name(NODE, &format!("slot{slot}")));
-        let weak = self.disks[disk].identity.is_weak();
+        // A weak device's PV is its own for as long as it has not been moved.
+        let remembered = |uid: &str| {
+            let its = |e: &&Entry| e.state.pv().is_some_and(|pv| pv.uid == uid);
+            let entry = self.store.entries.values().find(its);
+            let is_it = entry.is_some_and(|entry| self.disk_by_evidence(&entry.evidence) == Some(disk));
+            is_it || !self.disks[disk].identity.is_weak()
+        };
         let meant = |pv: &&PersistentVolume| {
+            let uid = &pv.metadata.uid;
             self.disk_of(pv) == Some(disk)
-                || (!weak && self.api.made_for.get(&pv.metadata.uid) == Some(&disk))
+                || (self.api.made_for.get(uid) == Some(&disk) && remembered(uid))
                 || Some(&pv.metadata.name) == name.as_ref()
         };
         self.api.pvs.values().filter(meant).collect()

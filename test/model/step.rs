@@ -617,12 +617,20 @@ impl World {
         }
     }
 
-    /// A person approves everything that waits, as the commands in the reports say.
+    /// A person approves everything that the reports say how to approve.
     fn approve(&mut self) {
+        let told: String = self
+            .daemon
+            .iter()
+            .flat_map(|daemon| &daemon.plan.reports)
+            .filter_map(|report| report.next.clone())
+            .collect();
         let mut tokens = BTreeSet::new();
         let entries: Vec<_> = self.store.entries.values().cloned().collect();
         for entry in entries {
-            if let EntryState::Quarantined { nonce, .. } | EntryState::Refused { nonce, .. } = &entry.state {
+            if let EntryState::Quarantined { nonce, .. } | EntryState::Refused { nonce, .. } = &entry.state
+                && told.contains(nonce)
+            {
                 tokens.insert(nonce.clone());
                 if let Some(disk) = self.disk_by_evidence(&entry.evidence) {
                     self.disks[disk].approved = true;
