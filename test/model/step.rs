@@ -269,7 +269,19 @@ impl World {
             }),
             Step::Recreate(name) => self.recreate(name),
             Step::Backup => self.api.saved = Some(self.api.pvs.clone()),
-            Step::Restore => self.api.restore(),
+            Step::Restore => {
+                self.api.restore();
+                // Claims that are not in the backup are undone, and no word of it reaches anybody.
+                for disk in &self.disks {
+                    for cell in &disk.cells {
+                        if let Cell::Tenant { uid, claim } = cell
+                            && !self.api.pvs.values().any(|pv| claim_of(pv) == claim)
+                        {
+                            self.api.released.insert((uid.clone(), claim.clone()));
+                        }
+                    }
+                }
+            }
             Step::RecreateNode { collect } => self.recreate_node(*collect),
             Step::Forge(slot, kind) => self.forge(*slot, *kind),
             Step::Approve => self.approve(),
