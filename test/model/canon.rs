@@ -351,10 +351,13 @@ impl<'a> Canon<'a> {
             }
         }
         self.put((daemon.plan.wake_at.is_some(), daemon.state.look_is_wanted()));
-        let unconfirmed = daemon.state.unconfirmed();
-        let confirmed = |pv: &PersistentVolume| unconfirmed.get(&pv.metadata.uid).copied();
-        for pv in daemon.state.snapshot.pvs.iter().flat_map(BTreeMap::values) {
-            self.put(confirmed(pv));
+        for request in &daemon.requests {
+            let overtaken = match &request.action {
+                Action::CreatePv { entry, pv } => daemon.state.is_overtaken(entry, &pv.metadata.name, true),
+                Action::LookForPv { entry, name } => daemon.state.is_overtaken(entry, name, false),
+                _ => false,
+            };
+            self.put(overtaken);
         }
         let look = daemon.look.as_ref();
         self.put(look.is_some());

@@ -210,7 +210,7 @@ impl World {
     fn fairly(&mut self, step: &Step) -> Rested {
         let before = if self.loud { super::walk::brief(self) } else { String::new() };
         self.step(step, true);
-        if self.loud && before != super::walk::brief(self) {
+        if self.loud && (before != super::walk::brief(self) || std::env::var("LPP_MODEL_TELL").is_ok()) {
             println!("  + {step:?}\n      {}", super::walk::brief(self));
         }
         self.violation.clone().map_or(Ok(()), Err)

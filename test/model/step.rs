@@ -201,7 +201,17 @@ impl World {
                 }
                 self.api.change(name, |pv| pv.status.phase = Phase::Released);
             }
-            Step::Finalize(name) => self.api.remove(name),
+            Step::Finalize(name) => {
+                // Deleted by force while it was bound again, after a release that may be all that was seen of it: by the
+                // letter of R that release stays owed.
+                if let Some(pv) = self.api.pvs.get(name) {
+                    let (uid, claim) = (pv.metadata.uid.clone(), claim_of(pv).to_owned());
+                    if self.api.released.iter().any(|(released, _)| *released == uid) {
+                        self.api.released.insert((uid, claim));
+                    }
+                }
+                self.api.remove(name);
+            }
             Step::Crash => {
                 if let Some(daemon) = self.daemon.take() {
                     self.bury(daemon);
