@@ -130,7 +130,7 @@ pub(super) fn write_pv(
     action: impl FnOnce(String, String, String) -> Action,
 ) -> Option<String> {
     let meta = &pv.metadata;
-    if ctx.s.writing.contains(&meta.name) {
+    if ctx.s.writing.contains(&meta.name) || ctx.s.echo_awaited.get(&meta.name) == Some(&meta.resource_version) {
         return None;
     }
     if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Write(meta.name.clone())) {

@@ -46,6 +46,9 @@ pub struct Snapshot {
     pub absences: BTreeMap<EntryId, Absence>,
     /// PVs with a write under way (PATCH, DELETE), by name.
     pub writing: BTreeSet<String>,
+    /// The version of a PV, by name, on which a write was sent and did not fail: until the watch shows a later one there
+    /// is nothing more to write.
+    pub echo_awaited: BTreeMap<String, String>,
     /// The one LIST of all PVs is under way.
     pub listing: bool,
     /// Its answer, until it is in the marker.

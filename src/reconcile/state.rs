@@ -29,9 +29,19 @@ pub struct State {
     /// The wanted ConfigMap as it was read: `None` not yet, `Some(None)` it does not exist.
     configmap: Option<Option<ConfigMap>>,
     looks: Looks,
-    /// UIDs of PVs that only an answer has shown, not the watch, and whether that was so at the last poll already. A
-    /// LIST may have been faster than an old answer: then the PV is gone, and no watch will ever say so.
-    unconfirmed: BTreeMap<String, bool>,
+    overtaken: Overtaken,
+}
+
+/// Which answers about PVs are older than what the watch has said since: they say nothing, and no watch would ever put
+/// right what they say.
+#[derive(Debug, Clone, Default)]
+struct Overtaken {
+    /// When the GET, or the POST, under way for an entry was sent.
+    asked: BTreeMap<EntryId, u64>,
+    posted: BTreeMap<EntryId, u64>,
+    /// When the watch last spoke of a PV, by name, while a request was under way; and of all.
+    said: BTreeMap<String, u64>,
+    listed: u64,
 }
 
 /// When to look at the devices.
@@ -56,7 +66,7 @@ impl State {
             default_configmap,
             configmap: None,
             looks: Looks { wanted: true, ..Looks::default() },
-            unconfirmed: BTreeMap::new(),
+            overtaken: Overtaken::default(),
         }
     }
 
@@ -89,16 +99,13 @@ impl State {
             }
             Event::ConfigMap(..) => {}
             Event::Pvs(update) => self.pvs(*update),
-            Event::DevicesChanged => self.looks.wanted = true,
-            Event::Poll => {
-                self.looks.wanted = true;
-                self.doubt_unconfirmed();
-            }
+            Event::DevicesChanged | Event::Poll => self.looks.wanted = true,
             Event::Scanned(report) => self.scanned(report),
             Event::Clean(event) => self.cleaning(event),
             Event::Outcome(outcome) => self.outcome(outcome),
             Event::Cleanup => {
                 self.snapshot.backoff.clear();
+                self.snapshot.echo_awaited.clear();
                 self.snapshot.foreign_due = true;
             }
             Event::Shutdown => {}
@@ -133,18 +140,10 @@ impl State {
         }
     }
 
-    /// What the watch has not shown for a whole polling interval is forgotten; who rests on it asks for it again.
-    fn doubt_unconfirmed(&mut self) {
-        if let Some(pvs) = &mut self.snapshot.pvs {
-            pvs.retain(|_, pv| self.unconfirmed.get(&pv.metadata.uid) != Some(&true));
-        }
-        self.unconfirmed.retain(|_, old| !std::mem::replace(old, true));
-    }
-
     fn pvs(&mut self, update: WatchUpdate<PersistentVolume>) {
         match update {
             WatchUpdate::Replaced(pvs) => {
-                self.unconfirmed.clear();
+                self.overtaken.listed = self.snapshot.turn;
                 let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), kept(pv))).collect();
                 let known = self.snapshot.pvs.take().unwrap_or_default();
                 let stays = |pv: &PersistentVolume| {
@@ -152,47 +151,58 @@ impl State {
                 };
                 for gone in known.values().filter(|pv| !stays(pv)) {
                     self.touch(gone);
+                    self.vanish(gone);
                 }
                 for pv in all.values() {
                     self.look_for(pv);
                 }
+                self.snapshot.echo_awaited.retain(|name, _| all.contains_key(name));
                 self.snapshot.pvs = Some(all);
             }
             WatchUpdate::Applied(pv) => {
-                self.unconfirmed.remove(&pv.metadata.uid);
+                self.heard_of(&pv.metadata.name);
                 self.look_for(&pv);
                 let entries = &self.snapshot.entries;
                 // It is there: what a live read said before is of before.
                 let other = |id: &EntryId| {
                     entries.get(id).and_then(|e| e.state.pv()).is_none_or(|its| its.uid != pv.metadata.uid)
                 };
-                self.snapshot.absences.retain(|id, _| other(id));
+                self.snapshot.absences.retain(|id, absence| *absence == Absence::Asked || other(id));
                 // A name that comes back with another UID: the old one went without a word.
                 let replaced = self.snapshot.pv(&pv.metadata.name).filter(|old| old.metadata.uid != pv.metadata.uid);
                 if let Some(old) = replaced.cloned() {
                     self.touch(&old);
+                    self.vanish(&old);
                 }
                 if let Some(pvs) = &mut self.snapshot.pvs {
                     pvs.insert(pv.metadata.name.clone(), kept(pv));
                 }
             }
             WatchUpdate::Deleted(pv) => {
+                self.heard_of(&pv.metadata.name);
+                self.snapshot.echo_awaited.remove(&pv.metadata.name);
                 self.touch(&pv);
                 if let Some(pvs) = &mut self.snapshot.pvs
                     && pvs.get(&pv.metadata.name).is_some_and(|known| known.metadata.uid == pv.metadata.uid)
                 {
                     pvs.remove(&pv.metadata.name);
                 }
-                if self.snapshot.vanished.len() >= VANISHED_MAX {
-                    self.snapshot.vanished.clear();
-                }
-                let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
-                let deleted = pv.metadata.deletion_timestamp.is_some();
-                let vanished = Vanished { name: pv.metadata.name, phase: pv.status.phase, deleted, offer_id };
-                self.snapshot.vanished.insert(pv.metadata.uid, vanished);
+                self.vanish(&pv);
             }
             WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
         }
+    }
+
+    /// Keeps the last state in which a PV was seen: if it was Released then, that was witnessed, however it went; and an
+    /// answer that was long on its way does not bring it back.
+    fn vanish(&mut self, pv: &PersistentVolume) {
+        if self.snapshot.vanished.len() >= VANISHED_MAX {
+            self.snapshot.vanished.clear();
+        }
+        let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
+        let deleted = pv.metadata.deletion_timestamp.is_some();
+        let vanished = Vanished { name: pv.metadata.name.clone(), phase: pv.status.phase, deleted, offer_id };
+        self.snapshot.vanished.insert(pv.metadata.uid.clone(), vanished);
     }
 
     /// A PV went away. What was known of its device before this moment says nothing about now, whoever made the PV:
@@ -326,7 +336,10 @@ impl State {
                     Ok(()) => {
                         self.snapshot.backoff.remove(&BackoffKey::Write(name));
                     }
-                    Err(failure) => self.fail(BackoffKey::Write(name), failure),
+                    Err(failure) => {
+                        self.snapshot.echo_awaited.remove(&name);
+                        self.fail(BackoffKey::Write(name), failure);
+                    }
                 }
             }
             Outcome::Foreign { answer } => match answer {
@@ -356,13 +369,44 @@ impl State {
         }
     }
 
+    fn heard_of(&mut self, name: &str) {
+        if !self.overtaken.asked.is_empty() || !self.overtaken.posted.is_empty() {
+            self.overtaken.said.insert(name.to_owned(), self.snapshot.turn);
+        }
+    }
+
+    /// Whether the watch has spoken of a PV, or of all, since the GET (or the POST) under way for an entry was sent.
+    pub fn is_overtaken(&self, entry: &EntryId, name: &str, post: bool) -> bool {
+        let sent = if post { &self.overtaken.posted } else { &self.overtaken.asked };
+        let sent = sent.get(entry).copied().unwrap_or(u64::MAX);
+        self.overtaken.listed > sent || self.overtaken.said.get(name).is_some_and(|said| *said > sent)
+    }
+
+    /// The answer to the GET or POST under way for an entry is here. Returns whether it still says something.
+    fn answered(&mut self, entry: &EntryId, name: &str, post: bool) -> bool {
+        let overtaken = self.is_overtaken(entry, name, post);
+        let sent = if post { &mut self.overtaken.posted } else { &mut self.overtaken.asked };
+        sent.remove(entry);
+        if self.overtaken.asked.is_empty() && self.overtaken.posted.is_empty() {
+            self.overtaken.said.clear();
+        }
+        !overtaken
+    }
+
     fn created(&mut self, entry: EntryId, answer: Result<Box<PersistentVolume>, CreateFailure>) {
         self.snapshot.offers.remove(&entry);
         let key = BackoffKey::Offer(entry.clone());
+        let name = match &answer {
+            Ok(pv) | Err(CreateFailure::Exists { pv: Some(pv) }) => pv.metadata.name.clone(),
+            Err(_) => String::new(),
+        };
+        let fresh = self.answered(&entry, &name, true);
         match answer {
             Ok(pv) => {
                 self.snapshot.backoff.remove(&key);
-                self.learn(*pv);
+                if fresh {
+                    self.learn(*pv);
+                }
             }
             Err(CreateFailure::Exists { pv }) => {
                 let Some(pv) = pv else { return };
@@ -371,7 +415,9 @@ impl State {
                     self.back_off(key, backoff::API, reason, None);
                     self.snapshot.offers.insert(entry, OfferStage::Refused);
                 }
-                self.learn(*pv);
+                if fresh {
+                    self.learn(*pv);
+                }
             }
             Err(CreateFailure::Refused(failure)) => {
                 self.fail(key, failure);
@@ -411,7 +457,6 @@ impl State {
     /// Takes in what only an answer has shown.
     fn hold(&mut self, pv: PersistentVolume) {
         if let Some(pvs) = &mut self.snapshot.pvs {
-            self.unconfirmed.insert(pv.metadata.uid.clone(), false);
             pvs.insert(pv.metadata.name.clone(), kept(pv));
         }
     }
@@ -426,6 +471,13 @@ impl State {
     }
 
     fn looked(&mut self, entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure>) {
+        let name =
+            self.snapshot.entries.get(&entry).and_then(|entry| entry.state.pv_name()).unwrap_or_default().to_owned();
+        if !self.answered(&entry, &name, false) && answer.is_ok() {
+            // Asked for again.
+            self.snapshot.absences.remove(&entry);
+            return;
+        }
         match answer {
             Ok(found) => match found {
                 Some(pv) if self.is_offer(&entry, &pv) => {
@@ -478,7 +530,10 @@ impl State {
             // in between. Now that it is gone, a look tells.
             let written = (!released).then_some(self.snapshot.now);
             self.snapshot.changed.insert(id.clone(), Change { turn: self.snapshot.turn, written });
-            self.snapshot.absences.remove(&id);
+            // What was asked for is answered some time; until then it is not asked for twice.
+            if self.snapshot.absences.get(&id) != Some(&Absence::Asked) {
+                self.snapshot.absences.remove(&id);
+            }
             self.snapshot.offers.remove(&id);
             if matches!(entry.state, EntryState::Offering { .. }) {
                 self.snapshot.offers.insert(id.clone(), OfferStage::Fresh);
@@ -519,13 +574,16 @@ impl State {
             Action::Proceed { entry, .. } => stage(self, entry, JobStage::Writing),
             Action::LetGo { entry, .. } => stage(self, entry, JobStage::LettingGo),
             Action::CreatePv { entry, .. } => {
+                self.overtaken.posted.insert(entry.clone(), self.snapshot.turn);
                 self.snapshot.offers.insert(entry.clone(), OfferStage::Posting);
             }
             Action::LookForPv { entry, .. } => {
+                self.overtaken.asked.insert(entry.clone(), self.snapshot.turn);
                 self.snapshot.absences.insert(entry.clone(), Absence::Asked);
             }
-            Action::DeletePv { name, .. } | Action::RepairPv { name, .. } => {
+            Action::DeletePv { name, resource_version, .. } | Action::RepairPv { name, resource_version, .. } => {
                 self.snapshot.writing.insert(name.clone());
+                self.snapshot.echo_awaited.insert(name.clone(), resource_version.clone());
             }
             Action::ListAllPvs => self.snapshot.listing = true,
             Action::ReadForeign { .. } => self.snapshot.foreign_due = false,
@@ -535,11 +593,6 @@ impl State {
     /// Whether the devices are to be looked at again as soon as no look is under way.
     pub fn look_is_wanted(&self) -> bool {
         self.looks.wanted
-    }
-
-    /// PVs that only an answer has shown: for tests that compare states.
-    pub fn unconfirmed(&self) -> &BTreeMap<String, bool> {
-        &self.unconfirmed
     }
 
     /// The next look at the devices, if one is due and nothing stands against it: not before our PVs are known, as

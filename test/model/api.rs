@@ -29,7 +29,7 @@ pub struct Api {
     pub posted: BTreeSet<String>,
     /// UIDs of PVs that we did not make.
     pub forged: BTreeSet<String>,
-    /// UIDs of PVs that a person put back into service as they were.
+    /// UIDs of PVs that a person put back into service as they were, and of the claims that had left them.
     pub given_back: BTreeSet<String>,
     /// Which disk a PV stood for when it was made.
     pub made_for: BTreeMap<String, usize>,
@@ -135,9 +135,6 @@ impl Api {
 
     pub fn restore(&mut self) {
         if let Some(saved) = self.saved.clone() {
-            // Claims that were bound since are undone, and no word of it reaches anybody.
-            let undone = self.pvs.values().filter(|pv| pv.spec.claim_ref.is_some());
-            self.released.extend(undone.map(|pv| (pv.metadata.uid.clone(), claim_of(pv).to_owned())));
             // Volumes are in service again as they were then, whatever tenants have left on them since.
             self.given_back.extend(saved.values().map(|pv| pv.metadata.uid.clone()));
             self.pvs = saved;

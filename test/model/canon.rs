@@ -351,10 +351,13 @@ impl<'a> Canon<'a> {
             }
         }
         self.put((daemon.plan.wake_at.is_some(), daemon.state.look_is_wanted()));
-        let unconfirmed = daemon.state.unconfirmed();
-        let confirmed = |pv: &PersistentVolume| unconfirmed.get(&pv.metadata.uid).copied();
-        for pv in daemon.state.snapshot.pvs.iter().flat_map(BTreeMap::values) {
-            self.put(confirmed(pv));
+        for request in &daemon.requests {
+            let overtaken = match &request.action {
+                Action::CreatePv { entry, pv } => daemon.state.is_overtaken(entry, &pv.metadata.name, true),
+                Action::LookForPv { entry, name } => daemon.state.is_overtaken(entry, name, false),
+                _ => false,
+            };
+            self.put(overtaken);
         }
         let look = daemon.look.as_ref();
         self.put(look.is_some());
@@ -409,6 +412,9 @@ impl<'a> Canon<'a> {
         self.put(s.entries == self.world.store.entries);
         for entry in in_order(&s.entries) {
             self.of_entry(s, &entry.id, young, after);
+        }
+        for pv in s.pvs.iter().flat_map(BTreeMap::values) {
+            self.put(s.echo_awaited.get(&pv.metadata.name) == Some(&pv.metadata.resource_version));
         }
         self.put((&s.writing, s.listing, s.listed.is_some(), s.foreign_due, s.foreign_found.is_some()));
         let active = s.backoff.iter().filter(|(_, backoff)| backoff.until > s.now);

@@ -154,6 +154,11 @@ impl World {
 
     /// The next step of a fair and patient world; nothing new is begun by tenants or people.
     pub fn fair_step(&self) -> Option<Step> {
+        self.fair_step_beside(false)
+    }
+
+    /// `mute`: the watch says nothing.
+    fn fair_step_beside(&self, mute: bool) -> Option<Step> {
         let Some(daemon) = &self.daemon else { return Some(Step::Start) };
         if self.node_news {
             return Some(Step::ReadNode);
@@ -161,10 +166,10 @@ impl World {
         if self.config_news && daemon.state.snapshot.existing_node().is_some() {
             return Some(Step::ReadConfig);
         }
-        if daemon.list.is_some() {
-            return Some(Step::ListAnswer);
-        }
+        let listed = daemon.state.snapshot.pvs.is_some();
         match &self.api.pending {
+            _ if mute && listed => {}
+            _ if daemon.list.is_some() => return Some(Step::ListAnswer),
             None => return Some(Step::List),
             Some(pending) if !pending.is_empty() => return Some(Step::Watch),
             Some(_) => {}
@@ -205,10 +210,20 @@ impl World {
     fn fairly(&mut self, step: &Step) -> Rested {
         let before = if self.loud { super::walk::brief(self) } else { String::new() };
         self.step(step, true);
-        if self.loud && before != super::walk::brief(self) {
+        if self.loud && (before != super::walk::brief(self) || std::env::var("LPP_MODEL_TELL").is_ok()) {
             println!("  + {step:?}\n      {}", super::walk::brief(self));
         }
         self.violation.clone().map_or(Ok(()), Err)
+    }
+
+    /// A watch that is behind costs no storm of requests: what was sent and went well is not sent again.
+    pub fn asks_little_while_the_watch_is_mute(&mut self) -> Rested {
+        self.troubles_end();
+        for _ in 0..RESTLESS {
+            let Some(step) = self.fair_step_beside(true) else { return Ok(()) };
+            self.fairly(&step)?;
+        }
+        self.restless()
     }
 
     fn restless(&self) -> Rested {
@@ -219,10 +234,17 @@ impl World {
     fn pvs_of(&self, disk: usize) -> Vec<&PersistentVolume> {
         // A PV of the name that its own would get stands in its way as well.
         let name = self.disks[disk].slot.map(|slot| names::pv_name(NODE, &format!("slot{slot}")));
-        let weak = self.disks[disk].identity.is_weak();
+        // A weak device's PV is its own for as long as it has not been moved.
+        let remembered = |uid: &str| {
+            let its = |e: &&Entry| e.state.pv().is_some_and(|pv| pv.uid == uid);
+            let entry = self.store.entries.values().find(its);
+            let is_it = entry.is_some_and(|entry| self.disk_by_evidence(&entry.evidence) == Some(disk));
+            is_it || !self.disks[disk].identity.is_weak()
+        };
         let meant = |pv: &&PersistentVolume| {
+            let uid = &pv.metadata.uid;
             self.disk_of(pv) == Some(disk)
-                || (!weak && self.api.made_for.get(&pv.metadata.uid) == Some(&disk))
+                || (self.api.made_for.get(uid) == Some(&disk) && remembered(uid))
                 || Some(&pv.metadata.name) == name.as_ref()
         };
         self.api.pvs.values().filter(meant).collect()

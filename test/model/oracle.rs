@@ -208,7 +208,16 @@ pub fn write(world: &mut World, daemon: &Daemon, entry: &Entry) {
         }
         _ => {}
     }
-    if owed && let Some(disk) = world.disk_by_evidence(&entry.evidence) {
+    // What a person put back into service uncleaned is not owed any more.
+    let claim = [Some(&entry.state), before.as_ref()].into_iter().flatten().find_map(|state| match state {
+        State::Released { claim_uid, .. } => Some(claim_uid),
+        _ => None,
+    });
+    let given_back = claim.is_some_and(|claim| world.api.given_back.contains(claim));
+    if owed
+        && !given_back
+        && let Some(disk) = world.disk_by_evidence(&entry.evidence)
+    {
         let tenants = world.disks[disk].cells.iter().any(|cell| matches!(cell, Cell::Tenant { .. }));
         world.disks[disk].owed |= tenants;
     }

@@ -183,6 +183,9 @@ impl World {
             Step::Control(name) => self.api.change(name, |pv| pv.status.phase = Phase::Available),
             Step::Bind(name) => {
                 let claim = ClaimRef { uid: format!("claim-{}", self.api.draw()), ..ClaimRef::default() };
+                if let Some(pv) = self.api.pvs.get(name) {
+                    self.api.given_back.remove(&pv.metadata.uid);
+                }
                 self.api.change(name, |pv| {
                     pv.spec.claim_ref = Some(claim);
                     pv.status.phase = Phase::Bound;
@@ -198,7 +201,17 @@ impl World {
                 }
                 self.api.change(name, |pv| pv.status.phase = Phase::Released);
             }
-            Step::Finalize(name) => self.api.remove(name),
+            Step::Finalize(name) => {
+                // Deleted by force while it was bound again, after a release that may be all that was seen of it: by the
+                // letter of R that release stays owed.
+                if let Some(pv) = self.api.pvs.get(name) {
+                    let (uid, claim) = (pv.metadata.uid.clone(), claim_of(pv).to_owned());
+                    if self.api.released.iter().any(|(released, _)| *released == uid) {
+                        self.api.released.insert((uid, claim));
+                    }
+                }
+                self.api.remove(name);
+            }
             Step::Crash => {
                 if let Some(daemon) = self.daemon.take() {
                     self.bury(daemon);
@@ -247,7 +260,11 @@ impl World {
             Step::Delete(name) => self.api.delete(name),
             Step::ClearClaim(name) => {
                 if let Some(pv) = self.api.pvs.get(name) {
-                    self.api.given_back.insert(pv.metadata.uid.clone());
+                    let whose = [pv.metadata.uid.clone(), claim_of(pv).to_owned()];
+                    self.api.given_back.extend(whose);
+                    if let Some(disk) = self.api.made_for.get(&pv.metadata.uid) {
+                        self.disks[*disk].owed = false;
+                    }
                 }
                 self.api.change(name, |pv| {
                     pv.spec.claim_ref = None;
@@ -262,7 +279,19 @@ impl World {
             }),
             Step::Recreate(name) => self.recreate(name),
             Step::Backup => self.api.saved = Some(self.api.pvs.clone()),
-            Step::Restore => self.api.restore(),
+            Step::Restore => {
+                self.api.restore();
+                // Claims that are not in the backup are undone, and no word of it reaches anybody.
+                for disk in &self.disks {
+                    for cell in &disk.cells {
+                        if let Cell::Tenant { uid, claim } = cell
+                            && !self.api.pvs.values().any(|pv| claim_of(pv) == claim)
+                        {
+                            self.api.released.insert((uid.clone(), claim.clone()));
+                        }
+                    }
+                }
+            }
             Step::RecreateNode { collect } => self.recreate_node(*collect),
             Step::Forge(slot, kind) => self.forge(*slot, *kind),
             Step::Approve => self.approve(),
@@ -611,12 +640,20 @@ impl World {
         }
     }
 
-    /// A person approves everything that waits, as the commands in the reports say.
+    /// A person approves everything that the reports say how to approve.
     fn approve(&mut self) {
+        let told: String = self
+            .daemon
+            .iter()
+            .flat_map(|daemon| &daemon.plan.reports)
+            .filter_map(|report| report.next.clone())
+            .collect();
         let mut tokens = BTreeSet::new();
         let entries: Vec<_> = self.store.entries.values().cloned().collect();
         for entry in entries {
-            if let EntryState::Quarantined { nonce, .. } | EntryState::Refused { nonce, .. } = &entry.state {
+            if let EntryState::Quarantined { nonce, .. } | EntryState::Refused { nonce, .. } = &entry.state
+                && told.contains(nonce)
+            {
                 tokens.insert(nonce.clone());
                 if let Some(disk) = self.disk_by_evidence(&entry.evidence) {
                     self.disks[disk].approved = true;

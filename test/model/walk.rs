@@ -164,7 +164,8 @@ fn replay(seed: u64, mutant: Option<Mutant>, trace: &Trace, tell: bool) -> Optio
         }
     }
     world.loud = tell;
-    let result = world.converges(None);
+    let mut mute = world.clone();
+    let result = mute.asks_little_while_the_watch_is_mute().and_then(|()| world.converges(None));
     for report in world.daemon.iter().flat_map(|daemon| &daemon.plan.reports).filter(|_| tell) {
         println!("  = {}: {:?}: {}", report.path.display(), report.state, report.reason);
     }
@@ -233,8 +234,10 @@ fn walks(seeds: std::ops::Range<u64>, mutant: Option<Mutant>) -> Result<Stats, (
     let mut stats = Stats::default();
     for seed in seeds {
         let (mut world, trace) = walk(seed, mutant);
+        let mute = || world.clone().asks_little_while_the_watch_is_mute();
         let result = match world.violation.clone() {
             Some(violation) => Err(violation),
+            None if seed % 8 == 0 => mute().and_then(|()| world.clone().converges(None)),
             None => world.converges(None),
         };
         stats.add(&world.stats);
