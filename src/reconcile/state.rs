@@ -5,7 +5,7 @@ use crate::decide::backoff::{self, Backoff};
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
-    Absence, BackoffKey, Change, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished,
+    Absence, BackoffKey, Change, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished, Write,
 };
 use crate::kube::objects::{ConfigMap, PersistentVolume};
 use crate::kube::watch::WatchUpdate;
@@ -29,19 +29,6 @@ pub struct State {
     /// The wanted ConfigMap as it was read: `None` not yet, `Some(None)` it does not exist.
     configmap: Option<Option<ConfigMap>>,
     looks: Looks,
-    overtaken: Overtaken,
-}
-
-/// Which answers about PVs are older than what the watch has said since: they say nothing, and no watch would ever put
-/// right what they say.
-#[derive(Debug, Clone, Default)]
-struct Overtaken {
-    /// When the GET, or the POST, under way for an entry was sent.
-    asked: BTreeMap<EntryId, u64>,
-    posted: BTreeMap<EntryId, u64>,
-    /// When the watch last spoke of a PV, by name, while a request was under way; and of all.
-    said: BTreeMap<String, u64>,
-    listed: u64,
 }
 
 /// When to look at the devices.
@@ -66,7 +53,6 @@ impl State {
             default_configmap,
             configmap: None,
             looks: Looks { wanted: true, ..Looks::default() },
-            overtaken: Overtaken::default(),
         }
     }
 
@@ -99,13 +85,17 @@ impl State {
             }
             Event::ConfigMap(..) => {}
             Event::Pvs(update) => self.pvs(*update),
-            Event::DevicesChanged | Event::Poll => self.looks.wanted = true,
+            Event::DevicesChanged => self.looks.wanted = true,
+            Event::Poll => {
+                self.looks.wanted = true;
+                self.forget_unlabelled(|_| true);
+            }
             Event::Scanned(report) => self.scanned(report),
             Event::Clean(event) => self.cleaning(event),
             Event::Outcome(outcome) => self.outcome(outcome),
             Event::Cleanup => {
                 self.snapshot.backoff.clear();
-                self.snapshot.echo_awaited.clear();
+                self.snapshot.writes.retain(|_, write| !write.done);
                 self.snapshot.foreign_due = true;
             }
             Event::Shutdown => {}
@@ -143,7 +133,9 @@ impl State {
     fn pvs(&mut self, update: WatchUpdate<PersistentVolume>) {
         match update {
             WatchUpdate::Replaced(pvs) => {
-                self.overtaken.listed = self.snapshot.turn;
+                self.overtake(|_| true);
+                // A backup of etcd brings old versions back.
+                self.snapshot.writes.retain(|_, write| !write.done);
                 let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), kept(pv))).collect();
                 let known = self.snapshot.pvs.take().unwrap_or_default();
                 let stays = |pv: &PersistentVolume| {
@@ -156,18 +148,11 @@ impl State {
                 for pv in all.values() {
                     self.look_for(pv);
                 }
-                self.snapshot.echo_awaited.retain(|name, _| all.contains_key(name));
                 self.snapshot.pvs = Some(all);
             }
             WatchUpdate::Applied(pv) => {
-                self.heard_of(&pv.metadata.name);
+                self.overtake(|name| name == pv.metadata.name);
                 self.look_for(&pv);
-                let entries = &self.snapshot.entries;
-                // It is there: what a live read said before is of before.
-                let other = |id: &EntryId| {
-                    entries.get(id).and_then(|e| e.state.pv()).is_none_or(|its| its.uid != pv.metadata.uid)
-                };
-                self.snapshot.absences.retain(|id, absence| *absence == Absence::Asked || other(id));
                 // A name that comes back with another UID: the old one went without a word.
                 let replaced = self.snapshot.pv(&pv.metadata.name).filter(|old| old.metadata.uid != pv.metadata.uid);
                 if let Some(old) = replaced.cloned() {
@@ -179,8 +164,7 @@ impl State {
                 }
             }
             WatchUpdate::Deleted(pv) => {
-                self.heard_of(&pv.metadata.name);
-                self.snapshot.echo_awaited.remove(&pv.metadata.name);
+                self.overtake(|name| name == pv.metadata.name);
                 self.touch(&pv);
                 if let Some(pvs) = &mut self.snapshot.pvs
                     && pvs.get(&pv.metadata.name).is_some_and(|known| known.metadata.uid == pv.metadata.uid)
@@ -190,6 +174,18 @@ impl State {
                 self.vanish(&pv);
             }
             WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
+        }
+    }
+
+    /// The watch has spoken of some PVs. An answer that is on its way, or was here before, may be older, and no watch would
+    /// ever put right what it says.
+    fn overtake(&mut self, of: impl Fn(&str) -> bool) {
+        let Snapshot { entries, absences, offers, .. } = &mut self.snapshot;
+        for entry in entries.values().filter(|entry| entry.state.pv_name().is_some_and(&of)) {
+            doubt(absences, &entry.id);
+            if let Some(offer @ OfferStage::Posting) = offers.get_mut(&entry.id) {
+                *offer = OfferStage::Overtaken;
+            }
         }
     }
 
@@ -330,14 +326,16 @@ impl State {
             Outcome::Created { entry, answer } => self.created(entry, answer),
             Outcome::Looked { entry, answer } => self.looked(entry, answer),
             Outcome::Wrote { name, answer } => {
-                self.snapshot.writing.remove(&name);
-                self.forget_unlabelled(&name);
+                self.forget_unlabelled(|pv| pv == name);
                 match answer {
                     Ok(()) => {
+                        if let Some(write) = self.snapshot.writes.get_mut(&name) {
+                            write.done = true;
+                        }
                         self.snapshot.backoff.remove(&BackoffKey::Write(name));
                     }
                     Err(failure) => {
-                        self.snapshot.echo_awaited.remove(&name);
+                        self.snapshot.writes.remove(&name);
                         self.fail(BackoffKey::Write(name), failure);
                     }
                 }
@@ -369,38 +367,9 @@ impl State {
         }
     }
 
-    fn heard_of(&mut self, name: &str) {
-        if !self.overtaken.asked.is_empty() || !self.overtaken.posted.is_empty() {
-            self.overtaken.said.insert(name.to_owned(), self.snapshot.turn);
-        }
-    }
-
-    /// Whether the watch has spoken of a PV, or of all, since the GET (or the POST) under way for an entry was sent.
-    pub fn is_overtaken(&self, entry: &EntryId, name: &str, post: bool) -> bool {
-        let sent = if post { &self.overtaken.posted } else { &self.overtaken.asked };
-        let sent = sent.get(entry).copied().unwrap_or(u64::MAX);
-        self.overtaken.listed > sent || self.overtaken.said.get(name).is_some_and(|said| *said > sent)
-    }
-
-    /// The answer to the GET or POST under way for an entry is here. Returns whether it still says something.
-    fn answered(&mut self, entry: &EntryId, name: &str, post: bool) -> bool {
-        let overtaken = self.is_overtaken(entry, name, post);
-        let sent = if post { &mut self.overtaken.posted } else { &mut self.overtaken.asked };
-        sent.remove(entry);
-        if self.overtaken.asked.is_empty() && self.overtaken.posted.is_empty() {
-            self.overtaken.said.clear();
-        }
-        !overtaken
-    }
-
     fn created(&mut self, entry: EntryId, answer: Result<Box<PersistentVolume>, CreateFailure>) {
-        self.snapshot.offers.remove(&entry);
+        let fresh = self.snapshot.offers.remove(&entry) == Some(OfferStage::Posting);
         let key = BackoffKey::Offer(entry.clone());
-        let name = match &answer {
-            Ok(pv) | Err(CreateFailure::Exists { pv: Some(pv) }) => pv.metadata.name.clone(),
-            Err(_) => String::new(),
-        };
-        let fresh = self.answered(&entry, &name, true);
         match answer {
             Ok(pv) => {
                 self.snapshot.backoff.remove(&key);
@@ -461,56 +430,47 @@ impl State {
         }
     }
 
-    /// A PV without our label is held only until something was written to it, the label first of all: the watch does
-    /// not show it, so what became of it must be asked anew.
-    fn forget_unlabelled(&mut self, name: &str) {
-        let unlabelled = self.snapshot.pv(name).is_some_and(|pv| !self.is_labelled(pv));
-        if let Some(pvs) = self.snapshot.pvs.as_mut().filter(|_| unlabelled) {
-            pvs.remove(name);
+    /// A PV without our label is held only until something was written to it, the label first of all, or until the next
+    /// poll: the watch does not show it, so what became of it must be asked anew.
+    fn forget_unlabelled(&mut self, which: impl Fn(&str) -> bool) {
+        let label = self.snapshot.node_label();
+        let labelled = |pv: &PersistentVolume| pv.metadata.labels.get(names::NODE_LABEL) == Some(&label);
+        if let Some(pvs) = &mut self.snapshot.pvs {
+            pvs.retain(|name, pv| labelled(pv) || !which(name));
         }
     }
 
     fn looked(&mut self, entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure>) {
-        let name =
-            self.snapshot.entries.get(&entry).and_then(|entry| entry.state.pv_name()).unwrap_or_default().to_owned();
-        if !self.answered(&entry, &name, false) && answer.is_ok() {
-            // Asked for again.
-            self.snapshot.absences.remove(&entry);
-            return;
-        }
+        let fresh = self.snapshot.absences.remove(&entry) == Some(Absence::Asked);
         match answer {
-            Ok(found) => match found {
-                Some(pv) if self.is_offer(&entry, &pv) => {
-                    self.snapshot.absences.remove(&entry);
-                    self.snapshot.vanished.remove(&pv.metadata.uid);
-                    if self.is_labelled(&pv) {
-                        let why = format!("PersistentVolume {} is not shown by the watch yet", pv.metadata.name);
-                        if !self.learn(*pv) {
-                            // Without a wait this would ask again and again.
-                            self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
-                        }
-                    } else if pv.metadata.deletion_timestamp.is_some() {
-                        // The watch will not say when it is gone: asked for until it is.
-                        let why = format!("PersistentVolume {} is being deleted", pv.metadata.name);
+            // Asked for again, if it still matters.
+            Ok(_) if !fresh => {}
+            Ok(Some(pv)) if self.is_offer(&entry, &pv) => {
+                self.snapshot.vanished.remove(&pv.metadata.uid);
+                if self.is_labelled(&pv) {
+                    let why = format!("PersistentVolume {} is not shown by the watch yet", pv.metadata.name);
+                    if !self.learn(*pv) {
+                        // Without a wait this would ask again and again.
                         self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
-                    } else {
-                        // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
-                        self.hold(*pv);
                     }
+                } else if pv.metadata.deletion_timestamp.is_some() {
+                    // The watch will not say when it is gone: asked for until it is.
+                    let why = format!("PersistentVolume {} is being deleted", pv.metadata.name);
+                    self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
+                } else {
+                    // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
+                    self.hold(*pv);
                 }
-                found => {
-                    let turn = self.snapshot.turn;
-                    self.snapshot.absences.insert(entry, Absence::Confirmed { turn });
-                    // Another PV in its place, which the watch will show: it may name the device.
-                    if let Some(pv) = found {
-                        self.learn(*pv);
-                    }
-                }
-            },
-            Err(failure) => {
-                self.snapshot.absences.remove(&entry);
-                self.fail(BackoffKey::Offer(entry), failure);
             }
+            Ok(found) => {
+                let turn = self.snapshot.turn;
+                self.snapshot.absences.insert(entry, Absence::Confirmed { turn });
+                // Another PV in its place, which the watch will show: it may name the device.
+                if let Some(pv) = found {
+                    self.learn(*pv);
+                }
+            }
+            Err(failure) => self.fail(BackoffKey::Offer(entry), failure),
         }
     }
 
@@ -530,10 +490,7 @@ impl State {
             // in between. Now that it is gone, a look tells.
             let written = (!released).then_some(self.snapshot.now);
             self.snapshot.changed.insert(id.clone(), Change { turn: self.snapshot.turn, written });
-            // What was asked for is answered some time; until then it is not asked for twice.
-            if self.snapshot.absences.get(&id) != Some(&Absence::Asked) {
-                self.snapshot.absences.remove(&id);
-            }
+            doubt(&mut self.snapshot.absences, &id);
             self.snapshot.offers.remove(&id);
             if matches!(entry.state, EntryState::Offering { .. }) {
                 self.snapshot.offers.insert(id.clone(), OfferStage::Fresh);
@@ -574,16 +531,14 @@ impl State {
             Action::Proceed { entry, .. } => stage(self, entry, JobStage::Writing),
             Action::LetGo { entry, .. } => stage(self, entry, JobStage::LettingGo),
             Action::CreatePv { entry, .. } => {
-                self.overtaken.posted.insert(entry.clone(), self.snapshot.turn);
                 self.snapshot.offers.insert(entry.clone(), OfferStage::Posting);
             }
             Action::LookForPv { entry, .. } => {
-                self.overtaken.asked.insert(entry.clone(), self.snapshot.turn);
                 self.snapshot.absences.insert(entry.clone(), Absence::Asked);
             }
             Action::DeletePv { name, resource_version, .. } | Action::RepairPv { name, resource_version, .. } => {
-                self.snapshot.writing.insert(name.clone());
-                self.snapshot.echo_awaited.insert(name.clone(), resource_version.clone());
+                let write = Write { resource_version: resource_version.clone(), done: false };
+                self.snapshot.writes.insert(name.clone(), write);
             }
             Action::ListAllPvs => self.snapshot.listing = true,
             Action::ReadForeign { .. } => self.snapshot.foreign_due = false,
@@ -619,6 +574,17 @@ impl State {
         let generation = self.snapshot.turn;
         self.looks = Looks { wanted: false, in_flight: Some(generation), selection: selection.clone() };
         Some(ScanRequest { generation, selection, extra, untouched })
+    }
+}
+
+/// What a live read says of a PV counts no more. One that is under way will be answered; until then there is no second.
+fn doubt(absences: &mut BTreeMap<EntryId, Absence>, id: &EntryId) {
+    match absences.get_mut(id) {
+        Some(Absence::Confirmed { .. }) => {
+            absences.remove(id);
+        }
+        Some(asked) => *asked = Absence::Overtaken,
+        None => {}
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Api {
     pub saved: Option<BTreeMap<String, PersistentVolume>>,
     /// Every (UID, claim UID) that was ever Released.
     pub released: BTreeSet<(String, String)>,
+    /// Claims that ended without a word: what they left goes with what is owed for the claim before or after them.
+    pub undone: BTreeSet<String>,
     /// UIDs of PVs that our POSTs made.
     pub posted: BTreeSet<String>,
     /// UIDs of PVs that we did not make.
@@ -124,6 +126,11 @@ impl Api {
         } else {
             self.remove(name);
         }
+    }
+
+    /// Whether a claim has left its volume for good.
+    pub fn is_over(&self, claim: &str) -> bool {
+        self.undone.contains(claim) || self.released.iter().any(|(_, released)| released == claim)
     }
 
     pub fn change(&mut self, name: &str, change: impl FnOnce(&mut PersistentVolume)) {

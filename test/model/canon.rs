@@ -115,8 +115,7 @@ impl<'a> Canon<'a> {
                         self.put(2_u8);
                         self.name(uid);
                         self.name(claim);
-                        let released = self.world.api.released.iter().any(|(_, released)| released == claim);
-                        self.put((released, self.world.known.contains(uid)));
+                        self.put((self.world.api.is_over(claim), self.world.known.contains(uid)));
                     }
                 }
             }
@@ -351,14 +350,6 @@ impl<'a> Canon<'a> {
             }
         }
         self.put((daemon.plan.wake_at.is_some(), daemon.state.look_is_wanted()));
-        for request in &daemon.requests {
-            let overtaken = match &request.action {
-                Action::CreatePv { entry, pv } => daemon.state.is_overtaken(entry, &pv.metadata.name, true),
-                Action::LookForPv { entry, name } => daemon.state.is_overtaken(entry, name, false),
-                _ => false,
-            };
-            self.put(overtaken);
-        }
         let look = daemon.look.as_ref();
         self.put(look.is_some());
         if let Some(look) = look {
@@ -414,9 +405,11 @@ impl<'a> Canon<'a> {
             self.of_entry(s, &entry.id, young, after);
         }
         for pv in s.pvs.iter().flat_map(BTreeMap::values) {
-            self.put(s.echo_awaited.get(&pv.metadata.name) == Some(&pv.metadata.resource_version));
+            let write = s.writes.get(&pv.metadata.name);
+            self.put(write.is_some_and(|write| write.resource_version == pv.metadata.resource_version));
         }
-        self.put((&s.writing, s.listing, s.listed.is_some(), s.foreign_due, s.foreign_found.is_some()));
+        self.put(s.writes.iter().filter(|(_, write)| !write.done).map(|(name, _)| name).collect::<Vec<_>>());
+        self.put((s.listing, s.listed.is_some(), s.foreign_due, s.foreign_found.is_some()));
         let active = s.backoff.iter().filter(|(_, backoff)| backoff.until > s.now);
         let mut keys = Vec::new();
         for (key, _) in active {
@@ -458,7 +451,8 @@ impl<'a> Canon<'a> {
         match s.absences.get(id) {
             None => self.put(0_u8),
             Some(Absence::Asked) => self.put(1_u8),
-            Some(Absence::Confirmed { turn }) => self.put((2_u8, after(*turn))),
+            Some(Absence::Overtaken) => self.put(2_u8),
+            Some(Absence::Confirmed { turn }) => self.put((3_u8, after(*turn))),
         }
         self.put(s.offers.get(id).map(std::mem::discriminant));
         self.put(s.jobs.contains_key(id));

@@ -86,8 +86,7 @@ fn nothing_is_written_without_permission(world: &mut World, disk: usize, worker:
             (Cell::Tenant { uid, .. }, Permission::Wipe) if !world.known.contains(uid) => wipes,
             (Cell::Tenant { uid, .. }, Permission::Release) if !world.known.contains(uid) => released_here,
             (Cell::Tenant { claim, .. }, permission) => {
-                world.api.released.iter().any(|(_, released)| released == claim)
-                    || (permission == Permission::Wipe && world.memory_excused)
+                world.api.is_over(claim) || (permission == Permission::Wipe && world.memory_excused)
             }
             (Cell::Foreign(_), Permission::Release) => released_here,
             (Cell::Foreign(_), Permission::Wipe) => wipes,

@@ -205,9 +205,8 @@ impl World {
                 // Deleted by force while it was bound again, after a release that may be all that was seen of it: by the
                 // letter of R that release stays owed.
                 if let Some(pv) = self.api.pvs.get(name) {
-                    let (uid, claim) = (pv.metadata.uid.clone(), claim_of(pv).to_owned());
-                    if self.api.released.iter().any(|(released, _)| *released == uid) {
-                        self.api.released.insert((uid, claim));
+                    if self.api.released.iter().any(|(released, _)| *released == pv.metadata.uid) {
+                        self.api.undone.insert(claim_of(pv).to_owned());
                     }
                 }
                 self.api.remove(name);
@@ -284,10 +283,10 @@ impl World {
                 // Claims that are not in the backup are undone, and no word of it reaches anybody.
                 for disk in &self.disks {
                     for cell in &disk.cells {
-                        if let Cell::Tenant { uid, claim } = cell
+                        if let Cell::Tenant { claim, .. } = cell
                             && !self.api.pvs.values().any(|pv| claim_of(pv) == claim)
                         {
-                            self.api.released.insert((uid.clone(), claim.clone()));
+                            self.api.undone.insert(claim.clone());
                         }
                     }
                 }
@@ -562,6 +561,10 @@ impl World {
         let result = match still_there {
             Ok(disk) if well => {
                 self.disks[disk].cells[1] = Cell::Zero;
+                if matches!(self.disks[disk].cells[0], Cell::Foreign(_)) {
+                    // Somebody wrote where an earlier run had cleaned: the read-back sees it and makes it good.
+                    self.disks[disk].cells[0] = Cell::Zero;
+                }
                 self.disks[disk].cleaned_by = Some(worker.job.cleaning);
                 self.disks[disk].owed = false;
                 self.disks[disk].approved = false;
