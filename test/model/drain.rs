@@ -295,13 +295,22 @@ impl World {
         Ok(())
     }
 
+    /// As `/status` says which device a volume is, else as the volume itself says.
     fn put_disks_where_their_pvs_are(&mut self) {
         let slot_of = |world: &World, disk: usize| {
-            let pv = world.api.pvs.values().find(|pv| world.api.made_for.get(&pv.metadata.uid) == Some(&disk))?;
+            let its =
+                world.store.entries.values().filter(|entry| world.disk_by_evidence(&entry.evidence) == Some(disk));
+            let uids: BTreeSet<&str> = its.filter_map(|entry| Some(entry.state.pv()?.uid.as_str())).collect();
+            let known = world.api.pvs.values().find(|pv| uids.contains(pv.metadata.uid.as_str()));
+            let meant = || world.api.pvs.values().find(|pv| world.api.made_for.get(&pv.metadata.uid) == Some(&disk));
+            let pv = known.or_else(meant)?;
             let name = pv.spec.local.as_ref()?.path.rsplit('/').next()?;
             name.trim_start_matches(char::is_alphabetic).parse::<usize>().ok()
         };
-        let mut wanted: Vec<Option<usize>> = (0..self.disks.len()).map(|disk| slot_of(self, disk)).collect();
+        let mut wanted: Vec<Option<usize>> = Vec::new();
+        for disk in 0..self.disks.len() {
+            wanted.push(slot_of(self, disk).filter(|slot| !wanted.contains(&Some(*slot))));
+        }
         for disk in 0..wanted.len() {
             if wanted[disk].is_none() {
                 let free = |slot: &usize| !wanted.contains(&Some(*slot));
@@ -322,14 +331,19 @@ impl World {
     }
 
     fn everything_is_offered(&mut self) -> Rested {
-        let rule = "in the end every device is clean and has one Available PV that the ledger knows";
+        let rule = "in the end every device is clean and has one Available PV, which the ledger knows to be its";
+        if self.api.pvs.len() != self.disks.len() {
+            return broken(rule, super::walk::brief(self));
+        }
         for (at, disk) in self.disks.iter().enumerate() {
-            let pvs = self.pvs_of(at);
-            let [pv] = pvs.as_slice() else {
-                return broken(rule, format!("disk {at} has {} PVs: {}", pvs.len(), super::walk::brief(self)));
+            let Some(pv) = self.api.pvs.values().find(|pv| self.disk_of(pv) == Some(at)) else {
+                return broken(rule, format!("disk {at} has none: {}", super::walk::brief(self)));
             };
             let known = self.store.entries.values().any(|entry| match &entry.state {
-                State::Offered { pv: known } => known.uid == pv.metadata.uid,
+                State::Offered { pv: known } => {
+                    // A weak device is nobody's for certain after a reboot.
+                    known.uid == pv.metadata.uid && self.disk_by_evidence(&entry.evidence).is_none_or(|its| its == at)
+                }
                 _ => false,
             });
             // What a forger offered, or a person gave back uncleaned, is their doing; it was taken over as it was.

@@ -7,6 +7,7 @@ use super::world::World;
 use local_pv_provisioner::decide::plan::{Action, Plan};
 use local_pv_provisioner::kube::objects::{PersistentVolume, Phase};
 use local_pv_provisioner::model::cleaning::{JobId, Permission};
+use local_pv_provisioner::model::device::Identity;
 use local_pv_provisioner::model::memory::{Entry, EntryId, Outcome, Owed, State};
 use local_pv_provisioner::model::names;
 use std::collections::BTreeSet;
@@ -202,8 +203,19 @@ pub fn write(world: &mut World, daemon: &Daemon, entry: &Entry) {
         }
         (State::Quarantined { .. }, _) => world.stats.quarantines += 1,
         (State::Refused { .. }, _) => world.stats.refusals += 1,
-        (State::Offered { .. } | State::Bound { .. }, None | Some(State::Clean { .. } | State::Preparing)) => {
+        (State::Offered { pv } | State::Bound { pv }, None | Some(State::Clean { .. } | State::Preparing)) => {
             world.stats.adoptions += 1;
+            // A forged PV that names no device stands for the one that its path leads to when it is taken over.
+            let names_none = |pv: &PersistentVolume| {
+                let annotation = pv.metadata.annotations.get(names::IDENTITY_ANNOTATION);
+                annotation.and_then(|text| Identity::from_annotation(text)).is_none_or(|identity| identity.is_weak())
+            };
+            if world.api.forged.contains(&pv.uid)
+                && world.api.pvs.get(&pv.name).is_some_and(|known| known.metadata.uid == pv.uid && names_none(known))
+                && let Some(disk) = world.disk_by_evidence(&entry.evidence)
+            {
+                world.api.made_for.insert(pv.uid.clone(), disk);
+            }
         }
         _ => {}
     }
