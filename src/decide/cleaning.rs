@@ -2,7 +2,7 @@
 //! then let it write. Whether a device may be cleaned at all is the caller's decision; every source comes through here.
 
 use super::plan::{Action, ProgressReport, Word};
-use super::snapshot::{BackoffKey, JobStage};
+use super::snapshot::{BackoffKey, Job, JobStage};
 use super::{Ctx, volume};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::{CleanJob, CleanResult, Cleaning, JobId, Permission};
@@ -22,6 +22,16 @@ pub(super) fn let_go_of(ctx: &mut Ctx<'_>, entry: &Entry, why: &str) -> bool {
     }
     ctx.say(entry, Word::Waiting, format!("its cleaning is being stopped: {why}"));
     true
+}
+
+/// Takes in how a cleaning ended although its device is not there any more: later it would pass for news of a device that
+/// may have been anywhere in between. Returns whether the entry is dealt with in this turn.
+pub(super) fn ended(ctx: &mut Ctx<'_>, entry: &Entry) -> bool {
+    let s = ctx.s;
+    match s.jobs.get(&entry.id) {
+        Some(Job { stage: JobStage::Ended(result), cleaning, .. }) => concluded(ctx, entry, *cleaning, result),
+        _ => false,
+    }
 }
 
 /// Starts the first of the two steps (SAFETY section 2), unless an earlier failure says wait.

@@ -357,7 +357,8 @@ impl<'a> Ctx<'a> {
 
     fn entry(&mut self, entry: &'a Entry) {
         let here = matches!(self.devices.home(&entry.id), Home::Here(_));
-        if !here && cleaning::let_go_of(self, entry, "its device is not where it was") {
+        if !here && (cleaning::let_go_of(self, entry, "its device is not where it was") || cleaning::ended(self, entry))
+        {
             return;
         }
         match &entry.state {

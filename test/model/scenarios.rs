@@ -585,6 +585,25 @@ fn a_volume_that_a_list_shows_again_is_not_gone_any_more() {
     assert_eq!(scene.plans(), ["look for local-n1-slot0", "slot0 is waiting"]);
 }
 
+/// A weak device that was pulled while it was cleaned is another one when it comes back; it was never read, because the
+/// cleaning that had ended still stood for its place. And what a cleaning said of a device before it was away counted as
+/// news after.
+#[test]
+fn a_cleaning_that_ended_as_its_device_went_away_is_over_at_once_and_keeps_nobody_from_its_place() {
+    let ended = |result| {
+        let mut scene = Scene::with(Disk::weak()).entry(0, dirty(Owed::Release)).job(JobStage::Ended(result));
+        scene.0.snapshot.scan.as_mut().unwrap().observations.clear();
+        scene
+    };
+    assert_eq!(ended(CleanResult::Cleaned { bytes: 1, method: "zeros" }).plans(), ["slot0: clean by quick"]);
+    let mut scene = ended(CleanResult::Cancelled { done: 1 });
+    assert_eq!(scene.plans(), ["slot0: dirty Release"]);
+    scene.turn();
+    assert_eq!(scene.0.snapshot.jobs.len(), 0);
+    let scene = scene.disk(0, Disk { diskseq: 9, ..Disk::weak() });
+    assert_eq!(scene.plans(), ["slot0: preparing", "slot0 is absent"]);
+}
+
 #[test]
 fn a_write_that_went_well_is_not_sent_again_before_the_watch_shows_what_it_did() {
     let mut scene = Scene::with(blank()).entry(0, released(Outcome::CleanedQuick)).pv(Phase::Released);

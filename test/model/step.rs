@@ -204,10 +204,10 @@ impl World {
             Step::Finalize(name) => {
                 // Deleted by force while it was bound again, after a release that may be all that was seen of it: by the
                 // letter of R that release stays owed.
-                if let Some(pv) = self.api.pvs.get(name) {
-                    if self.api.released.iter().any(|(released, _)| *released == pv.metadata.uid) {
-                        self.api.undone.insert(claim_of(pv).to_owned());
-                    }
+                if let Some(pv) = self.api.pvs.get(name)
+                    && self.api.released.iter().any(|(released, _)| *released == pv.metadata.uid)
+                {
+                    self.api.undone.insert(claim_of(pv).to_owned());
                 }
                 self.api.remove(name);
             }
