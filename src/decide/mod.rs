@@ -165,8 +165,8 @@ impl<'a> Ctx<'a> {
         self.plan.writes.push(next);
     }
 
-    fn write_progress(&mut self, entry: &Entry, progress: Progress) {
-        self.plan.writes.push(Entry { progress: Some(progress), ..entry.clone() });
+    fn write_progress(&mut self, entry: &Entry, progress: Option<Progress>) {
+        self.plan.writes.push(Entry { progress, ..entry.clone() });
     }
 
     /// A first entry for a device.

@@ -300,7 +300,8 @@ impl State {
                 self.looks.wanted = true;
                 false
             }
-            CleanResult::Cancelled { done } => *done > 0,
+            // It was let go of: the next run begins anew.
+            CleanResult::Cancelled { .. } => self.snapshot.entries.get(entry).is_some_and(|e| e.progress.is_some()),
         };
         if !keep {
             self.snapshot.jobs.remove(entry);

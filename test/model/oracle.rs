@@ -7,8 +7,8 @@ use super::world::World;
 use local_pv_provisioner::decide::plan::{Action, Plan};
 use local_pv_provisioner::kube::objects::{PersistentVolume, Phase};
 use local_pv_provisioner::model::cleaning::{JobId, Permission};
-use local_pv_provisioner::model::device::Identity;
-use local_pv_provisioner::model::memory::{Entry, EntryId, Outcome, Owed, State};
+use local_pv_provisioner::model::device::{Comparison, Identity};
+use local_pv_provisioner::model::memory::{Entry, EntryId, Outcome, Owed, PvRef, State};
 use local_pv_provisioner::model::names;
 use std::collections::BTreeSet;
 
@@ -181,6 +181,11 @@ pub fn delete(world: &mut World, pv: &PersistentVolume) {
 pub fn write(world: &mut World, daemon: &Daemon, entry: &Entry) {
     world.known.extend(entry.state.pv().map(|pv| pv.uid.clone()));
     let before = daemon.state.snapshot.entries.get(&entry.id).map(|old| old.state.clone());
+    if matches!(before, None | Some(State::Clean { .. } | State::Preparing))
+        && let Some(pv) = entry.state.pv()
+    {
+        taken_over(world, entry, pv);
+    }
     let rule = "R: phase Released was witnessed for the very PV UID that the ledger holds";
     let ever = |uid: &str| world.api.released.iter().any(|(released, _)| released == uid);
     let by_approval = matches!(before, Some(State::Quarantined { .. }));
@@ -203,19 +208,8 @@ pub fn write(world: &mut World, daemon: &Daemon, entry: &Entry) {
         }
         (State::Quarantined { .. }, _) => world.stats.quarantines += 1,
         (State::Refused { .. }, _) => world.stats.refusals += 1,
-        (State::Offered { pv } | State::Bound { pv }, None | Some(State::Clean { .. } | State::Preparing)) => {
+        (State::Offered { .. } | State::Bound { .. }, None | Some(State::Clean { .. } | State::Preparing)) => {
             world.stats.adoptions += 1;
-            // A forged PV that names no device stands for the one that its path leads to when it is taken over.
-            let names_none = |pv: &PersistentVolume| {
-                let annotation = pv.metadata.annotations.get(names::IDENTITY_ANNOTATION);
-                annotation.and_then(|text| Identity::from_annotation(text)).is_none_or(|identity| identity.is_weak())
-            };
-            if world.api.forged.contains(&pv.uid)
-                && world.api.pvs.get(&pv.name).is_some_and(|known| known.metadata.uid == pv.uid && names_none(known))
-                && let Some(disk) = world.disk_by_evidence(&entry.evidence)
-            {
-                world.api.made_for.insert(pv.uid.clone(), disk);
-            }
         }
         _ => {}
     }
@@ -234,6 +228,22 @@ pub fn write(world: &mut World, daemon: &Daemon, entry: &Entry) {
     }
 }
 
+/// A PV that this node did not make stands for the device for which it is taken over, as its path leads there; unless its
+/// annotation names another.
+fn taken_over(world: &mut World, entry: &Entry, pv: &PvRef) {
+    let Some(disk) = world.disk_by_evidence(&entry.evidence) else { return };
+    if matches!(entry.state, State::Quarantined { .. }) || world.api.posted.contains(&pv.uid) {
+        return;
+    }
+    let known = world.api.pvs.get(&pv.name).filter(|known| known.metadata.uid == pv.uid);
+    let annotation = known.and_then(|known| known.metadata.annotations.get(names::IDENTITY_ANNOTATION));
+    let named = annotation.and_then(|text| Identity::from_annotation(text));
+    if named.is_some_and(|named| named.compare(&world.disks[disk].identity) == Comparison::Different) {
+        return world.break_rule("a PV that names another device is not taken over", format!("{pv:?} for disk {disk}"));
+    }
+    world.api.made_for.insert(pv.uid.clone(), disk);
+}
+
 /// What every plan must be, whatever the world.
 pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
     let rule = "an entry that is written in a turn takes no action in it, and is written once";
@@ -249,9 +259,10 @@ pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
             Action::StartCleaning { entry, .. }
             | Action::ReadLive { entry, .. }
             | Action::Proceed { entry, .. }
-            | Action::LetGo { entry, .. }
             | Action::CreatePv { entry, .. }
             | Action::LookForPv { entry, .. } => entry,
+            // Letting go is always right.
+            Action::LetGo { .. } => continue,
             Action::ListAllPvs | Action::ReadForeign { .. } | Action::DeletePv { .. } | Action::RepairPv { .. } => {
                 continue;
             }

@@ -3,7 +3,7 @@
 //! shown at work once.
 
 use super::api::{Api, CONFIGMAP, NODE};
-use super::disk::{Cell, Disk, alias_path, slot_path};
+use super::disk::{Cell, Disk, HALF, SIZE, alias_path, slot_path};
 use super::world::config;
 use local_pv_provisioner::decide::decide;
 use local_pv_provisioner::decide::memory::{Found, judge};
@@ -590,18 +590,32 @@ fn a_volume_that_a_list_shows_again_is_not_gone_any_more() {
 /// news after.
 #[test]
 fn a_cleaning_that_ended_as_its_device_went_away_is_over_at_once_and_keeps_nobody_from_its_place() {
-    let ended = |result| {
-        let mut scene = Scene::with(Disk::weak()).entry(0, dirty(Owed::Release)).job(JobStage::Ended(result));
-        scene.0.snapshot.scan.as_mut().unwrap().observations.clear();
-        scene
-    };
-    assert_eq!(ended(CleanResult::Cleaned { bytes: 1, method: "zeros" }).plans(), ["slot0: clean by quick"]);
-    let mut scene = ended(CleanResult::Cancelled { done: 1 });
-    assert_eq!(scene.plans(), ["slot0: dirty Release"]);
+    let mut scene = Scene::with(Disk::weak()).entry(0, dirty(Owed::Release)).job(cleaned());
+    scene.0.snapshot.scan.as_mut().unwrap().observations.clear();
+    assert_eq!(scene.plans(), ["slot0: clean by quick"]);
     scene.turn();
-    assert_eq!(scene.0.snapshot.jobs.len(), 0);
     let scene = scene.disk(0, Disk { diskseq: 9, ..Disk::weak() });
-    assert_eq!(scene.plans(), ["slot0: preparing", "slot0 is absent"]);
+    assert_eq!(scene.plans(), ["slot0: preparing"]);
+}
+
+/// A backup of etcd gives a volume back while it is cleaned, and its tenant leaves it again before the worker has let go.
+#[test]
+fn a_cleaning_that_was_told_to_let_go_is_not_taken_up_where_it_was() {
+    let mut scene = Scene::with(blank()).entry(0, released(Outcome::Owed)).pv(Phase::Released).job(JobStage::Writing);
+    let progress = |scene: &Scene| scene.0.snapshot.entries[&entry_id(0)].progress.map(|progress| progress.done);
+    scene.hears(Event::Clean(CleanEvent::Progress { id: JobId(1), done: HALF, total: SIZE }));
+    scene.turn();
+    assert_eq!(progress(&scene), Some(HALF));
+    let mut scene = scene.pv(Phase::Bound);
+    let let_go = "let go: the PersistentVolume is not Released any more";
+    assert_eq!(scene.plans()[..2], ["slot0: released Owed", let_go]);
+    let mut full = scene.clone();
+    full.0.snapshot.ledger_fault = Some(("no space".into(), Duration::from_secs(5)));
+    assert_eq!(full.plans()[0], let_go);
+    scene.turn();
+    let mut scene = scene.pv(Phase::Released);
+    scene.hears(Event::Clean(CleanEvent::Ended { id: JobId(1), result: CleanResult::Cancelled { done: HALF } }));
+    assert_eq!((progress(&scene), scene.plans()[0].as_str()), (None, "clean slot0 by Release"));
 }
 
 #[test]
