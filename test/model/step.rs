@@ -202,13 +202,7 @@ impl World {
                 self.api.change(name, |pv| pv.status.phase = Phase::Released);
             }
             Step::Finalize(name) => {
-                // Deleted by force while it was bound again, after a release that may be all that was seen of it: by the
-                // letter of R that release stays owed.
-                if let Some(pv) = self.api.pvs.get(name)
-                    && self.api.released.iter().any(|(released, _)| *released == pv.metadata.uid)
-                {
-                    self.api.undone.insert(claim_of(pv).to_owned());
-                }
+                self.goes_by_force(name);
                 self.api.remove(name);
             }
             Step::Crash => {
@@ -599,9 +593,20 @@ impl World {
         self.at_path(Path::new(&pv.spec.local.as_ref()?.path))
     }
 
+    /// Deleted by force while it was bound again, after a release that may be all that is on record of it: by the letter of R
+    /// that release stays owed.
+    fn goes_by_force(&mut self, name: &str) {
+        if let Some(pv) = self.api.pvs.get(name)
+            && self.api.released.iter().any(|(released, _)| *released == pv.metadata.uid)
+        {
+            self.api.undone.insert(claim_of(pv).to_owned());
+        }
+    }
+
     /// `kubectl get pv -o yaml`, delete, create: the same words, another UID. As a restore by Velero does.
     fn recreate(&mut self, name: &str) {
         let Some(old) = self.api.pvs.get(name).cloned() else { return };
+        self.goes_by_force(name);
         let phase = old.status.phase;
         self.api.remove(name);
         let mut new = self.api.create(old.clone());
