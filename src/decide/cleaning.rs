@@ -2,7 +2,7 @@
 //! then let it write. Whether a device may be cleaned at all is the caller's decision; every source comes through here.
 
 use super::plan::{Action, ProgressReport, Word};
-use super::snapshot::{BackoffKey, JobStage};
+use super::snapshot::{BackoffKey, Job, JobStage};
 use super::{Ctx, volume};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::{CleanJob, CleanResult, Cleaning, JobId, Permission};
@@ -11,17 +11,33 @@ use crate::model::memory::{self, Entry, Outcome, Progress, State};
 /// How much of a long cleaning a power cut may cost: at some 500 MB/s this is a write to the ledger every 4 s.
 const PROGRESS_STEP: u64 = 2 << 30;
 
-/// Tells a job that has not begun to write to end. Returns whether there is one to wait for.
+/// Tells a job to end. Returns whether there is one to wait for.
 pub(super) fn let_go_of(ctx: &mut Ctx<'_>, entry: &Entry, why: &str) -> bool {
     let Some(job) = ctx.s.jobs.get(&entry.id) else { return false };
     let id = job.id;
     match &job.stage {
         JobStage::Ended(_) => return false,
         JobStage::LettingGo => {}
-        _ => ctx.act(Action::LetGo { entry: entry.id.clone(), job: id, why: why.to_owned() }),
+        _ => {
+            // Anybody may write to the device from then on, also where it was clean already. Letting go waits for no ledger.
+            if entry.progress.is_some() {
+                ctx.write_progress(entry, None);
+            }
+            ctx.act(Action::LetGo { entry: entry.id.clone(), job: id, why: why.to_owned() });
+        }
     }
     ctx.say(entry, Word::Waiting, format!("its cleaning is being stopped: {why}"));
     true
+}
+
+/// Takes in how a cleaning ended although its device is not there any more: later it would pass for news of a device that
+/// may have been anywhere in between. Returns whether the entry is dealt with in this turn.
+pub(super) fn ended(ctx: &mut Ctx<'_>, entry: &Entry) -> bool {
+    let s = ctx.s;
+    match s.jobs.get(&entry.id) {
+        Some(Job { stage: JobStage::Ended(result), cleaning, .. }) => concluded(ctx, entry, *cleaning, result),
+        _ => false,
+    }
 }
 
 /// Starts the first of the two steps (SAFETY section 2), unless an earlier failure says wait.
@@ -92,7 +108,7 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
             report.progress = Some(ProgressReport { bytes_done: job.done, bytes_total: job.total });
             let recorded = entry.progress.map_or(0, |progress| progress.done);
             if job.done >= recorded + PROGRESS_STEP {
-                ctx.write_progress(entry, Progress { cleaning: job.cleaning, done: job.done });
+                ctx.write_progress(entry, Some(Progress { cleaning: job.cleaning, done: job.done }));
             }
             "cleaning".to_owned()
         }
@@ -151,9 +167,7 @@ fn concluded(ctx: &mut Ctx<'_>, entry: &Entry, cleaning: Cleaning, result: &Clea
             let (pv, claim_uid) = (pv.clone(), claim_uid.clone());
             ctx.write(entry, State::Released { pv, claim_uid, outcome: Outcome::Failed });
         }
-        (CleanResult::Cancelled { done }, _) => {
-            ctx.write_progress(entry, Progress { cleaning, done: *done });
-        }
+        (CleanResult::Cancelled { .. }, _) => ctx.write_progress(entry, None),
         _ => return false,
     }
     true

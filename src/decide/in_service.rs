@@ -130,7 +130,9 @@ pub(super) fn write_pv(
     action: impl FnOnce(String, String, String) -> Action,
 ) -> Option<String> {
     let meta = &pv.metadata;
-    if ctx.s.writing.contains(&meta.name) {
+    if let Some(write) = ctx.s.writes.get(&meta.name)
+        && (!write.done || write.resource_version == meta.resource_version)
+    {
         return None;
     }
     if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Write(meta.name.clone())) {
@@ -152,7 +154,7 @@ fn confirmed(ctx: &mut Ctx<'_>, entry: &Entry, name: &str) -> Option<u64> {
     let mut reason = format!("looking for PersistentVolume {name}");
     match ctx.s.absences.get(&entry.id) {
         Some(Absence::Confirmed { turn }) => return Some(*turn),
-        Some(Absence::Asked) => {}
+        Some(Absence::Asked | Absence::Overtaken) => {}
         None => match ctx.s.backing_off(&BackoffKey::Offer(entry.id.clone())) {
             Some(backoff) => {
                 let until = backoff.until;

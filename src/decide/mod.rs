@@ -165,8 +165,8 @@ impl<'a> Ctx<'a> {
         self.plan.writes.push(next);
     }
 
-    fn write_progress(&mut self, entry: &Entry, progress: Progress) {
-        self.plan.writes.push(Entry { progress: Some(progress), ..entry.clone() });
+    fn write_progress(&mut self, entry: &Entry, progress: Option<Progress>) {
+        self.plan.writes.push(Entry { progress, ..entry.clone() });
     }
 
     /// A first entry for a device.
@@ -357,7 +357,8 @@ impl<'a> Ctx<'a> {
 
     fn entry(&mut self, entry: &'a Entry) {
         let here = matches!(self.devices.home(&entry.id), Home::Here(_));
-        if !here && cleaning::let_go_of(self, entry, "its device is not where it was") {
+        if !here && (cleaning::let_go_of(self, entry, "its device is not where it was") || cleaning::ended(self, entry))
+        {
             return;
         }
         match &entry.state {

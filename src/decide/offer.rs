@@ -128,7 +128,7 @@ pub(super) fn offering(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, name: &st
     }
     let key = BackoffKey::Offer(entry.id.clone());
     match ctx.s.offers.get(&entry.id) {
-        Some(OfferStage::Posting) => {
+        Some(OfferStage::Posting | OfferStage::Overtaken) => {
             ctx.say(entry, Word::Offering, format!("creating PersistentVolume {name}"));
         }
         Some(OfferStage::Refused) => ctx.write(entry, State::Clean { by: entry.promise }),

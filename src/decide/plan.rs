@@ -10,7 +10,7 @@ use std::time::Duration;
 
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// Entries to make durable. An entry that is written in a turn takes no action in it:
+    /// Entries to make durable. An entry that is written in a turn takes no action in it, unless it is to let go:
     /// the next turn decides on what is durable.
     pub writes: Vec<Entry>,
     /// The node's own file, when it changes.

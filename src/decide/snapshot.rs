@@ -44,8 +44,8 @@ pub struct Snapshot {
     pub offers: BTreeMap<EntryId, OfferStage>,
     /// PVs that the watch does not show any more, while a live read confirms it.
     pub absences: BTreeMap<EntryId, Absence>,
-    /// PVs with a write under way (PATCH, DELETE), by name.
-    pub writing: BTreeSet<String>,
+    /// The last write (PATCH, DELETE) to each PV, by name, unless it failed.
+    pub writes: BTreeMap<String, Write>,
     /// The one LIST of all PVs is under way.
     pub listing: bool,
     /// Its answer, until it is in the marker.
@@ -178,11 +178,21 @@ pub enum JobStage {
     Ended(CleanResult),
 }
 
+/// A write to a PV. Until the watch shows another version there is nothing more to write on this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    pub resource_version: String,
+    /// Answered, and carried out.
+    pub done: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OfferStage {
     /// Written down by this process, not posted yet.
     Fresh,
     Posting,
+    /// Posted, and the watch has spoken of the PV since: the answer on its way may be older and says nothing.
+    Overtaken,
     /// The server certainly did not make it.
     Refused,
 }
@@ -190,6 +200,8 @@ pub enum OfferStage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Absence {
     Asked,
+    /// Asked, and the watch has spoken of the PV since, or the entry has changed: the answer on its way says nothing.
+    Overtaken,
     /// A live read at this turn did not find the PV.
     Confirmed {
         turn: u64,

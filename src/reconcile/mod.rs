@@ -100,7 +100,8 @@ impl<W: Workers> Loop<W> {
 
     /// Turns until `Shutdown`. Gives the workers back, so that they can be stopped in order.
     pub fn run(mut self, events: &Receiver<Event>) -> W {
-        let mut wake_at = None;
+        // At once, not with the first event: `/readyz` says what is awaited also where no answer comes for long.
+        let mut wake_at = self.turn();
         loop {
             match self.next_events(events, wake_at) {
                 Woken::Beat => self.publisher.beat(),

@@ -5,7 +5,7 @@ use crate::decide::backoff::{self, Backoff};
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
-    Absence, BackoffKey, Change, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished,
+    Absence, BackoffKey, Change, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished, Write,
 };
 use crate::kube::objects::{ConfigMap, PersistentVolume};
 use crate::kube::watch::WatchUpdate;
@@ -29,9 +29,6 @@ pub struct State {
     /// The wanted ConfigMap as it was read: `None` not yet, `Some(None)` it does not exist.
     configmap: Option<Option<ConfigMap>>,
     looks: Looks,
-    /// UIDs of PVs that only an answer has shown, not the watch, and whether that was so at the last poll already. A
-    /// LIST may have been faster than an old answer: then the PV is gone, and no watch will ever say so.
-    unconfirmed: BTreeMap<String, bool>,
 }
 
 /// When to look at the devices.
@@ -56,7 +53,6 @@ impl State {
             default_configmap,
             configmap: None,
             looks: Looks { wanted: true, ..Looks::default() },
-            unconfirmed: BTreeMap::new(),
         }
     }
 
@@ -92,13 +88,14 @@ impl State {
             Event::DevicesChanged => self.looks.wanted = true,
             Event::Poll => {
                 self.looks.wanted = true;
-                self.doubt_unconfirmed();
+                self.forget_unlabelled(|_| true);
             }
             Event::Scanned(report) => self.scanned(report),
             Event::Clean(event) => self.cleaning(event),
             Event::Outcome(outcome) => self.outcome(outcome),
             Event::Cleanup => {
                 self.snapshot.backoff.clear();
+                self.snapshot.writes.retain(|_, write| !write.done);
                 self.snapshot.foreign_due = true;
             }
             Event::Shutdown => {}
@@ -133,18 +130,12 @@ impl State {
         }
     }
 
-    /// What the watch has not shown for a whole polling interval is forgotten; who rests on it asks for it again.
-    fn doubt_unconfirmed(&mut self) {
-        if let Some(pvs) = &mut self.snapshot.pvs {
-            pvs.retain(|_, pv| self.unconfirmed.get(&pv.metadata.uid) != Some(&true));
-        }
-        self.unconfirmed.retain(|_, old| !std::mem::replace(old, true));
-    }
-
     fn pvs(&mut self, update: WatchUpdate<PersistentVolume>) {
         match update {
             WatchUpdate::Replaced(pvs) => {
-                self.unconfirmed.clear();
+                self.overtake(|_| true);
+                // A backup of etcd brings old versions back.
+                self.snapshot.writes.retain(|_, write| !write.done);
                 let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), kept(pv))).collect();
                 let known = self.snapshot.pvs.take().unwrap_or_default();
                 let stays = |pv: &PersistentVolume| {
@@ -152,6 +143,7 @@ impl State {
                 };
                 for gone in known.values().filter(|pv| !stays(pv)) {
                     self.touch(gone);
+                    self.vanish(gone);
                 }
                 for pv in all.values() {
                     self.look_for(pv);
@@ -159,40 +151,54 @@ impl State {
                 self.snapshot.pvs = Some(all);
             }
             WatchUpdate::Applied(pv) => {
-                self.unconfirmed.remove(&pv.metadata.uid);
+                self.overtake(|name| name == pv.metadata.name);
                 self.look_for(&pv);
-                let entries = &self.snapshot.entries;
-                // It is there: what a live read said before is of before.
-                let other = |id: &EntryId| {
-                    entries.get(id).and_then(|e| e.state.pv()).is_none_or(|its| its.uid != pv.metadata.uid)
-                };
-                self.snapshot.absences.retain(|id, _| other(id));
                 // A name that comes back with another UID: the old one went without a word.
                 let replaced = self.snapshot.pv(&pv.metadata.name).filter(|old| old.metadata.uid != pv.metadata.uid);
                 if let Some(old) = replaced.cloned() {
                     self.touch(&old);
+                    self.vanish(&old);
                 }
                 if let Some(pvs) = &mut self.snapshot.pvs {
                     pvs.insert(pv.metadata.name.clone(), kept(pv));
                 }
             }
             WatchUpdate::Deleted(pv) => {
+                self.overtake(|name| name == pv.metadata.name);
                 self.touch(&pv);
                 if let Some(pvs) = &mut self.snapshot.pvs
                     && pvs.get(&pv.metadata.name).is_some_and(|known| known.metadata.uid == pv.metadata.uid)
                 {
                     pvs.remove(&pv.metadata.name);
                 }
-                if self.snapshot.vanished.len() >= VANISHED_MAX {
-                    self.snapshot.vanished.clear();
-                }
-                let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
-                let deleted = pv.metadata.deletion_timestamp.is_some();
-                let vanished = Vanished { name: pv.metadata.name, phase: pv.status.phase, deleted, offer_id };
-                self.snapshot.vanished.insert(pv.metadata.uid, vanished);
+                self.vanish(&pv);
             }
             WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
         }
+    }
+
+    /// The watch has spoken of some PVs. An answer that is on its way, or was here before, may be older, and no watch would
+    /// ever put right what it says.
+    fn overtake(&mut self, of: impl Fn(&str) -> bool) {
+        let Snapshot { entries, absences, offers, .. } = &mut self.snapshot;
+        for entry in entries.values().filter(|entry| entry.state.pv_name().is_some_and(&of)) {
+            doubt(absences, &entry.id);
+            if let Some(offer @ OfferStage::Posting) = offers.get_mut(&entry.id) {
+                *offer = OfferStage::Overtaken;
+            }
+        }
+    }
+
+    /// Keeps the last state in which a PV was seen: if it was Released then, that was witnessed, however it went; and an
+    /// answer that was long on its way does not bring it back.
+    fn vanish(&mut self, pv: &PersistentVolume) {
+        if self.snapshot.vanished.len() >= VANISHED_MAX {
+            self.snapshot.vanished.clear();
+        }
+        let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
+        let deleted = pv.metadata.deletion_timestamp.is_some();
+        let vanished = Vanished { name: pv.metadata.name.clone(), phase: pv.status.phase, deleted, offer_id };
+        self.snapshot.vanished.insert(pv.metadata.uid.clone(), vanished);
     }
 
     /// A PV went away. What was known of its device before this moment says nothing about now, whoever made the PV:
@@ -294,7 +300,8 @@ impl State {
                 self.looks.wanted = true;
                 false
             }
-            CleanResult::Cancelled { done } => *done > 0,
+            // It was let go of: the next run begins anew.
+            CleanResult::Cancelled { .. } => self.snapshot.entries.get(entry).is_some_and(|e| e.progress.is_some()),
         };
         if !keep {
             self.snapshot.jobs.remove(entry);
@@ -320,13 +327,18 @@ impl State {
             Outcome::Created { entry, answer } => self.created(entry, answer),
             Outcome::Looked { entry, answer } => self.looked(entry, answer),
             Outcome::Wrote { name, answer } => {
-                self.snapshot.writing.remove(&name);
-                self.forget_unlabelled(&name);
+                self.forget_unlabelled(|pv| pv == name);
                 match answer {
                     Ok(()) => {
+                        if let Some(write) = self.snapshot.writes.get_mut(&name) {
+                            write.done = true;
+                        }
                         self.snapshot.backoff.remove(&BackoffKey::Write(name));
                     }
-                    Err(failure) => self.fail(BackoffKey::Write(name), failure),
+                    Err(failure) => {
+                        self.snapshot.writes.remove(&name);
+                        self.fail(BackoffKey::Write(name), failure);
+                    }
                 }
             }
             Outcome::Foreign { answer } => match answer {
@@ -357,12 +369,14 @@ impl State {
     }
 
     fn created(&mut self, entry: EntryId, answer: Result<Box<PersistentVolume>, CreateFailure>) {
-        self.snapshot.offers.remove(&entry);
+        let fresh = self.snapshot.offers.remove(&entry) == Some(OfferStage::Posting);
         let key = BackoffKey::Offer(entry.clone());
         match answer {
             Ok(pv) => {
                 self.snapshot.backoff.remove(&key);
-                self.learn(*pv);
+                if fresh {
+                    self.learn(*pv);
+                }
             }
             Err(CreateFailure::Exists { pv }) => {
                 let Some(pv) = pv else { return };
@@ -371,7 +385,9 @@ impl State {
                     self.back_off(key, backoff::API, reason, None);
                     self.snapshot.offers.insert(entry, OfferStage::Refused);
                 }
-                self.learn(*pv);
+                if fresh {
+                    self.learn(*pv);
+                }
             }
             Err(CreateFailure::Refused(failure)) => {
                 self.fail(key, failure);
@@ -411,54 +427,51 @@ impl State {
     /// Takes in what only an answer has shown.
     fn hold(&mut self, pv: PersistentVolume) {
         if let Some(pvs) = &mut self.snapshot.pvs {
-            self.unconfirmed.insert(pv.metadata.uid.clone(), false);
             pvs.insert(pv.metadata.name.clone(), kept(pv));
         }
     }
 
-    /// A PV without our label is held only until something was written to it, the label first of all: the watch does
-    /// not show it, so what became of it must be asked anew.
-    fn forget_unlabelled(&mut self, name: &str) {
-        let unlabelled = self.snapshot.pv(name).is_some_and(|pv| !self.is_labelled(pv));
-        if let Some(pvs) = self.snapshot.pvs.as_mut().filter(|_| unlabelled) {
-            pvs.remove(name);
+    /// A PV without our label is held only until something was written to it, the label first of all, or until the next
+    /// poll: the watch does not show it, so what became of it must be asked anew.
+    fn forget_unlabelled(&mut self, which: impl Fn(&str) -> bool) {
+        let label = self.snapshot.node_label();
+        let labelled = |pv: &PersistentVolume| pv.metadata.labels.get(names::NODE_LABEL) == Some(&label);
+        if let Some(pvs) = &mut self.snapshot.pvs {
+            pvs.retain(|name, pv| labelled(pv) || !which(name));
         }
     }
 
     fn looked(&mut self, entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure>) {
+        let fresh = self.snapshot.absences.remove(&entry) == Some(Absence::Asked);
         match answer {
-            Ok(found) => match found {
-                Some(pv) if self.is_offer(&entry, &pv) => {
-                    self.snapshot.absences.remove(&entry);
-                    self.snapshot.vanished.remove(&pv.metadata.uid);
-                    if self.is_labelled(&pv) {
-                        let why = format!("PersistentVolume {} is not shown by the watch yet", pv.metadata.name);
-                        if !self.learn(*pv) {
-                            // Without a wait this would ask again and again.
-                            self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
-                        }
-                    } else if pv.metadata.deletion_timestamp.is_some() {
-                        // The watch will not say when it is gone: asked for until it is.
-                        let why = format!("PersistentVolume {} is being deleted", pv.metadata.name);
+            // Asked for again, if it still matters.
+            Ok(_) if !fresh => {}
+            Ok(Some(pv)) if self.is_offer(&entry, &pv) => {
+                self.snapshot.vanished.remove(&pv.metadata.uid);
+                if self.is_labelled(&pv) {
+                    let why = format!("PersistentVolume {} is not shown by the watch yet", pv.metadata.name);
+                    if !self.learn(*pv) {
+                        // Without a wait this would ask again and again.
                         self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
-                    } else {
-                        // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
-                        self.hold(*pv);
                     }
+                } else if pv.metadata.deletion_timestamp.is_some() {
+                    // The watch will not say when it is gone: asked for until it is.
+                    let why = format!("PersistentVolume {} is being deleted", pv.metadata.name);
+                    self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
+                } else {
+                    // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
+                    self.hold(*pv);
                 }
-                found => {
-                    let turn = self.snapshot.turn;
-                    self.snapshot.absences.insert(entry, Absence::Confirmed { turn });
-                    // Another PV in its place, which the watch will show: it may name the device.
-                    if let Some(pv) = found {
-                        self.learn(*pv);
-                    }
-                }
-            },
-            Err(failure) => {
-                self.snapshot.absences.remove(&entry);
-                self.fail(BackoffKey::Offer(entry), failure);
             }
+            Ok(found) => {
+                let turn = self.snapshot.turn;
+                self.snapshot.absences.insert(entry, Absence::Confirmed { turn });
+                // Another PV in its place, which the watch will show: it may name the device.
+                if let Some(pv) = found {
+                    self.learn(*pv);
+                }
+            }
+            Err(failure) => self.fail(BackoffKey::Offer(entry), failure),
         }
     }
 
@@ -478,7 +491,7 @@ impl State {
             // in between. Now that it is gone, a look tells.
             let written = (!released).then_some(self.snapshot.now);
             self.snapshot.changed.insert(id.clone(), Change { turn: self.snapshot.turn, written });
-            self.snapshot.absences.remove(&id);
+            doubt(&mut self.snapshot.absences, &id);
             self.snapshot.offers.remove(&id);
             if matches!(entry.state, EntryState::Offering { .. }) {
                 self.snapshot.offers.insert(id.clone(), OfferStage::Fresh);
@@ -524,8 +537,9 @@ impl State {
             Action::LookForPv { entry, .. } => {
                 self.snapshot.absences.insert(entry.clone(), Absence::Asked);
             }
-            Action::DeletePv { name, .. } | Action::RepairPv { name, .. } => {
-                self.snapshot.writing.insert(name.clone());
+            Action::DeletePv { name, resource_version, .. } | Action::RepairPv { name, resource_version, .. } => {
+                let write = Write { resource_version: resource_version.clone(), done: false };
+                self.snapshot.writes.insert(name.clone(), write);
             }
             Action::ListAllPvs => self.snapshot.listing = true,
             Action::ReadForeign { .. } => self.snapshot.foreign_due = false,
@@ -535,11 +549,6 @@ impl State {
     /// Whether the devices are to be looked at again as soon as no look is under way.
     pub fn look_is_wanted(&self) -> bool {
         self.looks.wanted
-    }
-
-    /// PVs that only an answer has shown: for tests that compare states.
-    pub fn unconfirmed(&self) -> &BTreeMap<String, bool> {
-        &self.unconfirmed
     }
 
     /// The next look at the devices, if one is due and nothing stands against it: not before our PVs are known, as
@@ -566,6 +575,17 @@ impl State {
         let generation = self.snapshot.turn;
         self.looks = Looks { wanted: false, in_flight: Some(generation), selection: selection.clone() };
         Some(ScanRequest { generation, selection, extra, untouched })
+    }
+}
+
+/// What a live read says of a PV counts no more. One that is under way will be answered; until then there is no second.
+fn doubt(absences: &mut BTreeMap<EntryId, Absence>, id: &EntryId) {
+    match absences.get_mut(id) {
+        Some(Absence::Confirmed { .. }) => {
+            absences.remove(id);
+        }
+        Some(asked) => *asked = Absence::Overtaken,
+        None => {}
     }
 }
 

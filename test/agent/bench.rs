@@ -72,11 +72,13 @@ impl Bench {
 
     /// The value that the printed command gives to the annotation.
     pub fn token(&self, agent: &Agent, device: &Path) -> String {
-        eventually("a command that approves", || {
-            let status = agent.status();
-            let device = status["devices"].as_array()?.iter().find(|d| d["path"] == device.to_str().unwrap())?;
-            device["next"].as_str()?.rsplit_once("approve-wipe=").map(|(_, tokens)| tokens.to_owned())
-        })
+        eventually("a command that approves", || Self::token_now(agent, device))
+    }
+
+    pub fn token_now(agent: &Agent, device: &Path) -> Option<String> {
+        let status = agent.status();
+        let device = status["devices"].as_array()?.iter().find(|d| d["path"] == device.to_str().unwrap())?;
+        device["next"].as_str()?.rsplit_once("approve-wipe=").map(|(_, tokens)| tokens.to_owned())
     }
 
     pub fn dev(&self) -> PathBuf {

@@ -173,10 +173,8 @@ impl Chaos {
         let (what, _) = match self.random.below(6) {
             0 => ("touches", server.merge_patch("pv", &name, json!({"metadata": {"annotations": {"touched": self.claims}}})).is_ok()),
             1 => {
-                // A Released one without its label is nobody's any more: a person must delete it.
-                let still = json!({"op": "test", "path": "/status/phase", "value": "Bound"});
-                let strip = json!([still, {"op": "remove", "path": "/metadata/labels"}]);
-                ("strips", server.json_patch("pv", &name, strip).is_ok())
+                let strip = json!({"metadata": {"labels": null}});
+                ("strips", server.merge_patch("pv", &name, strip).is_ok())
             }
             2 => ("disowns", server.merge_patch("pv", &name, json!({"metadata": {"ownerReferences": null, "annotations": {names::IDENTITY_ANNOTATION: null}}})).is_ok()),
             // Bound ones too: those go with their claim.
@@ -226,14 +224,16 @@ impl Chaos {
         let agent = self.agent.as_ref().unwrap();
         agent.ready();
         for disk in &self.disks {
-            // A volume that went unseen while it was bound: its data wait for a person.
-            let state = eventually(&format!("{} comes to rest", disk.path.display()), || {
-                agent.device(&disk.path).map(|(state, _)| state).filter(|s| s == "available" || s == "quarantined")
+            eventually(&format!("{} comes to rest", disk.path.display()), || {
+                let (state, _) = agent.device(&disk.path)?;
+                // A volume that went unseen while it was bound: its data wait for a person, unless they were gone before.
+                if state == "quarantined"
+                    && let Some(tokens) = Bench::token_now(agent, &disk.path)
+                {
+                    self.bench.annotate_node(names::APPROVE_ANNOTATION, json!(tokens));
+                }
+                (state == "available").then_some(())
             });
-            if state == "quarantined" {
-                self.bench.approve(agent, &disk.path);
-            }
-            agent.wait_for(&disk.path, "available");
             self.bench.await_phase(&disk.path, "Available");
             assert!(disk::is_zero(&disk.path), "{} is offered with data", disk.path.display());
         }

@@ -63,6 +63,15 @@ fn survives_hits(name: &str, faults: Vec<Fault>) {
     });
 }
 
+/// Each case has a server and an agent of its own, and mostly waits.
+fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, run: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| run(case));
+        }
+    });
+}
+
 fn on(action: &Action, verb: &str, times: usize) -> Fault {
     Fault::new(action.clone()).verb(verb).resource("persistentvolumes").times(times)
 }
@@ -92,13 +101,13 @@ fn streams_that_break_in_any_way_are_taken_up_again() {
         WatchFault::Cut,
         WatchFault::End,
     ];
-    for way in ways {
+    at_once(ways, |way| {
         survives(&format!("{way:?}"), |bench| {
             for resource in WATCHED {
                 bench.server.inject(Fault::watch(way.clone()).resource(resource).times(2));
             }
         });
-    }
+    });
 }
 
 #[test]
@@ -131,18 +140,18 @@ fn a_busy_server_is_not_asked_again_before_its_time() {
 
 #[test]
 fn errors_of_the_server_are_tried_again() {
-    for (name, action) in [("500", Action::InternalError), ("503", Action::Unavailable)] {
+    at_once([("500", Action::InternalError), ("503", Action::Unavailable)], |(name, action)| {
         let faults = ["list", "watch", "create", "get", "delete", "patch"].map(|verb| on(&action, verb, 2));
         survives_hits(name, faults.to_vec());
-    }
+    });
 }
 
 #[test]
 fn answers_that_are_lost_cut_or_garbled_are_looked_after() {
-    for action in [Action::CutBeforeAnswer, Action::CutInBody(20), Action::GarbageBody] {
+    at_once([Action::CutBeforeAnswer, Action::CutInBody(20), Action::GarbageBody], |action| {
         let faults = ["list", "create", "get", "delete"].map(|verb| on(&action, verb, 1));
         survives_hits(&format!("{action:?}"), faults.to_vec());
-    }
+    });
 }
 
 /// The POST or DELETE lands and nobody says so: it is found by what it did, and not done twice.

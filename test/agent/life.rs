@@ -146,11 +146,11 @@ fn the_annotation_or_else_the_default_selects_the_configmap_and_a_change_acts_at
     let agent = bench.start_with(&["--default-pv-spec-configmap=spec"]);
     agent.wait_for(&spare, "available");
     agent.says("settings", "ConfigMap other");
-    bench.server.delete("pv", "local-n1-spare1").unwrap();
     bench.annotate_node(names::PV_SPEC_ANNOTATION, json!(null));
-    bench.await_phase(&disk, "Available");
-    eventually("the spare is given up", || bench.pv(&spare).is_none().then_some(()));
     agent.says("settings", "ConfigMap spec");
+    bench.server.delete("pv", "local-n1-spare1").unwrap();
+    bench.await_phase(&disk, "Available");
+    assert!(bench.pv(&spare).is_none());
 }
 
 #[test]
@@ -215,6 +215,16 @@ fn settings_are_followed_live_through_absence_errors_and_deletion() {
     agent.wait_for(&disk, "waiting");
     bench.create_configmap("spec", json!({}));
     bench.offered_again(&disk, &bound);
+}
+
+#[test]
+fn a_key_that_means_nothing_is_said_and_stops_nothing() {
+    let bench = Bench::new("unknown-key");
+    bench.settings(json!({ "cleening": "zero" }));
+    let disk = bench.disk("disk1");
+    let _agent = bench.start();
+    bench.await_phase(&disk, "Available");
+    assert!(text(&bench.await_event("SettingsUnknownKey")["message"]).contains("cleening"));
 }
 
 /// Each of the original's cases of a bad ConfigMap: it says so, offers nothing, lives on, and tries again.

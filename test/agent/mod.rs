@@ -7,5 +7,6 @@ mod crash;
 mod faults;
 mod hands;
 mod life;
+mod memory;
 mod shown;
 mod trust;

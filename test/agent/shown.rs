@@ -246,7 +246,7 @@ fn sigint_and_sigterm_end_it_at_any_time() {
         agent.signal(signal);
         eventually("it ends", || (!agent.runs()).then_some(()));
     }
-    // Also while nobody answers.
+    // Also while nobody answers; and what is awaited is said at once, not with the first answer.
     bench.server.inject(Fault::new(Action::Stall).always());
     let agent = bench.start();
     awaits(&agent, "waiting for the API server");

@@ -25,11 +25,13 @@ pub struct Api {
     pub saved: Option<BTreeMap<String, PersistentVolume>>,
     /// Every (UID, claim UID) that was ever Released.
     pub released: BTreeSet<(String, String)>,
+    /// Claims that ended without a word: what they left goes with what is owed for the claim before or after them.
+    pub undone: BTreeSet<String>,
     /// UIDs of PVs that our POSTs made.
     pub posted: BTreeSet<String>,
     /// UIDs of PVs that we did not make.
     pub forged: BTreeSet<String>,
-    /// UIDs of PVs that a person put back into service as they were.
+    /// UIDs of PVs that a person put back into service as they were, and of the claims that had left them.
     pub given_back: BTreeSet<String>,
     /// Which disk a PV stood for when it was made.
     pub made_for: BTreeMap<String, usize>,
@@ -126,6 +128,11 @@ impl Api {
         }
     }
 
+    /// Whether a claim has left its volume for good.
+    pub fn is_over(&self, claim: &str) -> bool {
+        self.undone.contains(claim) || self.released.iter().any(|(_, released)| released == claim)
+    }
+
     pub fn change(&mut self, name: &str, change: impl FnOnce(&mut PersistentVolume)) {
         if let Some(mut pv) = self.pvs.get(name).cloned() {
             change(&mut pv);
@@ -135,9 +142,6 @@ impl Api {
 
     pub fn restore(&mut self) {
         if let Some(saved) = self.saved.clone() {
-            // Claims that were bound since are undone, and no word of it reaches anybody.
-            let undone = self.pvs.values().filter(|pv| pv.spec.claim_ref.is_some());
-            self.released.extend(undone.map(|pv| (pv.metadata.uid.clone(), claim_of(pv).to_owned())));
             // Volumes are in service again as they were then, whatever tenants have left on them since.
             self.given_back.extend(saved.values().map(|pv| pv.metadata.uid.clone()));
             self.pvs = saved;

@@ -115,8 +115,7 @@ impl<'a> Canon<'a> {
                         self.put(2_u8);
                         self.name(uid);
                         self.name(claim);
-                        let released = self.world.api.released.iter().any(|(_, released)| released == claim);
-                        self.put((released, self.world.known.contains(uid)));
+                        self.put((self.world.api.is_over(claim), self.world.known.contains(uid)));
                     }
                 }
             }
@@ -351,11 +350,6 @@ impl<'a> Canon<'a> {
             }
         }
         self.put((daemon.plan.wake_at.is_some(), daemon.state.look_is_wanted()));
-        let unconfirmed = daemon.state.unconfirmed();
-        let confirmed = |pv: &PersistentVolume| unconfirmed.get(&pv.metadata.uid).copied();
-        for pv in daemon.state.snapshot.pvs.iter().flat_map(BTreeMap::values) {
-            self.put(confirmed(pv));
-        }
         let look = daemon.look.as_ref();
         self.put(look.is_some());
         if let Some(look) = look {
@@ -410,7 +404,12 @@ impl<'a> Canon<'a> {
         for entry in in_order(&s.entries) {
             self.of_entry(s, &entry.id, young, after);
         }
-        self.put((&s.writing, s.listing, s.listed.is_some(), s.foreign_due, s.foreign_found.is_some()));
+        for pv in s.pvs.iter().flat_map(BTreeMap::values) {
+            let write = s.writes.get(&pv.metadata.name);
+            self.put(write.is_some_and(|write| write.resource_version == pv.metadata.resource_version));
+        }
+        self.put(s.writes.iter().filter(|(_, write)| !write.done).map(|(name, _)| name).collect::<Vec<_>>());
+        self.put((s.listing, s.listed.is_some(), s.foreign_due, s.foreign_found.is_some()));
         let active = s.backoff.iter().filter(|(_, backoff)| backoff.until > s.now);
         let mut keys = Vec::new();
         for (key, _) in active {
@@ -432,7 +431,7 @@ impl<'a> Canon<'a> {
             .filter_map(|(uid, gone)| {
                 let offer = gone.offer_id.as_ref().and_then(|id| self.numbers.get(id)).copied();
                 let uid = self.numbers.get(uid).copied();
-                (uid.is_some() || offer.is_some()).then(|| (uid, offer, gone.name.clone(), gone.phase))
+                (uid.is_some() || offer.is_some()).then(|| (uid, offer, gone.name.clone(), gone.phase, gone.deleted))
             })
             .collect();
         vanished.sort();
@@ -452,7 +451,8 @@ impl<'a> Canon<'a> {
         match s.absences.get(id) {
             None => self.put(0_u8),
             Some(Absence::Asked) => self.put(1_u8),
-            Some(Absence::Confirmed { turn }) => self.put((2_u8, after(*turn))),
+            Some(Absence::Overtaken) => self.put(2_u8),
+            Some(Absence::Confirmed { turn }) => self.put((3_u8, after(*turn))),
         }
         self.put(s.offers.get(id).map(std::mem::discriminant));
         self.put(s.jobs.contains_key(id));

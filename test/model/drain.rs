@@ -154,6 +154,11 @@ impl World {
 
     /// The next step of a fair and patient world; nothing new is begun by tenants or people.
     pub fn fair_step(&self) -> Option<Step> {
+        self.fair_step_beside(false)
+    }
+
+    /// `mute`: the watch says nothing.
+    fn fair_step_beside(&self, mute: bool) -> Option<Step> {
         let Some(daemon) = &self.daemon else { return Some(Step::Start) };
         if self.node_news {
             return Some(Step::ReadNode);
@@ -161,10 +166,10 @@ impl World {
         if self.config_news && daemon.state.snapshot.existing_node().is_some() {
             return Some(Step::ReadConfig);
         }
-        if daemon.list.is_some() {
-            return Some(Step::ListAnswer);
-        }
+        let listed = daemon.state.snapshot.pvs.is_some();
         match &self.api.pending {
+            _ if mute && listed => {}
+            _ if daemon.list.is_some() => return Some(Step::ListAnswer),
             None => return Some(Step::List),
             Some(pending) if !pending.is_empty() => return Some(Step::Watch),
             Some(_) => {}
@@ -205,10 +210,20 @@ impl World {
     fn fairly(&mut self, step: &Step) -> Rested {
         let before = if self.loud { super::walk::brief(self) } else { String::new() };
         self.step(step, true);
-        if self.loud && before != super::walk::brief(self) {
+        if self.loud && (before != super::walk::brief(self) || std::env::var("LPP_MODEL_TELL").is_ok()) {
             println!("  + {step:?}\n      {}", super::walk::brief(self));
         }
         self.violation.clone().map_or(Ok(()), Err)
+    }
+
+    /// A watch that is behind costs no storm of requests: what was sent and went well is not sent again.
+    pub fn asks_little_while_the_watch_is_mute(&mut self) -> Rested {
+        self.troubles_end();
+        for _ in 0..RESTLESS {
+            let Some(step) = self.fair_step_beside(true) else { return Ok(()) };
+            self.fairly(&step)?;
+        }
+        self.restless()
     }
 
     fn restless(&self) -> Rested {
@@ -219,10 +234,17 @@ impl World {
     fn pvs_of(&self, disk: usize) -> Vec<&PersistentVolume> {
         // A PV of the name that its own would get stands in its way as well.
         let name = self.disks[disk].slot.map(|slot| names::pv_name(NODE, &format!("slot{slot}")));
-        let weak = self.disks[disk].identity.is_weak();
+        // A weak device's PV is its own for as long as it has not been moved.
+        let remembered = |uid: &str| {
+            let its = |e: &&Entry| e.state.pv().is_some_and(|pv| pv.uid == uid);
+            let entry = self.store.entries.values().find(its);
+            let is_it = entry.is_some_and(|entry| self.disk_by_evidence(&entry.evidence) == Some(disk));
+            is_it || !self.disks[disk].identity.is_weak()
+        };
         let meant = |pv: &&PersistentVolume| {
+            let uid = &pv.metadata.uid;
             self.disk_of(pv) == Some(disk)
-                || (!weak && self.api.made_for.get(&pv.metadata.uid) == Some(&disk))
+                || (self.api.made_for.get(uid) == Some(&disk) && remembered(uid))
                 || Some(&pv.metadata.name) == name.as_ref()
         };
         self.api.pvs.values().filter(meant).collect()
@@ -273,13 +295,22 @@ impl World {
         Ok(())
     }
 
+    /// As `/status` says which device a volume is, else as the volume itself says.
     fn put_disks_where_their_pvs_are(&mut self) {
         let slot_of = |world: &World, disk: usize| {
-            let pv = world.api.pvs.values().find(|pv| world.api.made_for.get(&pv.metadata.uid) == Some(&disk))?;
+            let its =
+                world.store.entries.values().filter(|entry| world.disk_by_evidence(&entry.evidence) == Some(disk));
+            let uids: BTreeSet<&str> = its.filter_map(|entry| Some(entry.state.pv()?.uid.as_str())).collect();
+            let known = world.api.pvs.values().find(|pv| uids.contains(pv.metadata.uid.as_str()));
+            let meant = || world.api.pvs.values().find(|pv| world.api.made_for.get(&pv.metadata.uid) == Some(&disk));
+            let pv = known.or_else(meant)?;
             let name = pv.spec.local.as_ref()?.path.rsplit('/').next()?;
             name.trim_start_matches(char::is_alphabetic).parse::<usize>().ok()
         };
-        let mut wanted: Vec<Option<usize>> = (0..self.disks.len()).map(|disk| slot_of(self, disk)).collect();
+        let mut wanted: Vec<Option<usize>> = Vec::new();
+        for disk in 0..self.disks.len() {
+            wanted.push(slot_of(self, disk).filter(|slot| !wanted.contains(&Some(*slot))));
+        }
         for disk in 0..wanted.len() {
             if wanted[disk].is_none() {
                 let free = |slot: &usize| !wanted.contains(&Some(*slot));
@@ -300,14 +331,19 @@ impl World {
     }
 
     fn everything_is_offered(&mut self) -> Rested {
-        let rule = "in the end every device is clean and has one Available PV that the ledger knows";
+        let rule = "in the end every device is clean and has one Available PV, which the ledger knows to be its";
+        if self.api.pvs.len() != self.disks.len() {
+            return broken(rule, super::walk::brief(self));
+        }
         for (at, disk) in self.disks.iter().enumerate() {
-            let pvs = self.pvs_of(at);
-            let [pv] = pvs.as_slice() else {
-                return broken(rule, format!("disk {at} has {} PVs: {}", pvs.len(), super::walk::brief(self)));
+            let Some(pv) = self.api.pvs.values().find(|pv| self.disk_of(pv) == Some(at)) else {
+                return broken(rule, format!("disk {at} has none: {}", super::walk::brief(self)));
             };
             let known = self.store.entries.values().any(|entry| match &entry.state {
-                State::Offered { pv: known } => known.uid == pv.metadata.uid,
+                State::Offered { pv: known } => {
+                    // A weak device is nobody's for certain after a reboot.
+                    known.uid == pv.metadata.uid && self.disk_by_evidence(&entry.evidence).is_none_or(|its| its == at)
+                }
                 _ => false,
             });
             // What a forger offered, or a person gave back uncleaned, is their doing; it was taken over as it was.

@@ -32,7 +32,8 @@ pub enum Mutant {
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 11] = [
+    /// Those that random lives find. `WorkerTrustsThePath` has a life of its own: disks must change places in one moment.
+    pub const FOUND: [Mutant; 10] = [
         Mutant::SkipLiveRead,
         Mutant::ProceedAnyway,
         Mutant::AbsenceIsRelease,
@@ -41,7 +42,6 @@ impl Mutant {
         Mutant::OfferDirty,
         Mutant::LedgerNotDurable,
         Mutant::DeleteWithoutPreconditions,
-        Mutant::WorkerTrustsThePath,
         Mutant::ForgetQuarantine,
         Mutant::FailureIsSuccess,
     ];

@@ -7,7 +7,8 @@ use super::world::World;
 use local_pv_provisioner::decide::plan::{Action, Plan};
 use local_pv_provisioner::kube::objects::{PersistentVolume, Phase};
 use local_pv_provisioner::model::cleaning::{JobId, Permission};
-use local_pv_provisioner::model::memory::{Entry, EntryId, Outcome, Owed, State};
+use local_pv_provisioner::model::device::{Comparison, Identity};
+use local_pv_provisioner::model::memory::{Entry, EntryId, Outcome, Owed, PvRef, State};
 use local_pv_provisioner::model::names;
 use std::collections::BTreeSet;
 
@@ -86,8 +87,7 @@ fn nothing_is_written_without_permission(world: &mut World, disk: usize, worker:
             (Cell::Tenant { uid, .. }, Permission::Wipe) if !world.known.contains(uid) => wipes,
             (Cell::Tenant { uid, .. }, Permission::Release) if !world.known.contains(uid) => released_here,
             (Cell::Tenant { claim, .. }, permission) => {
-                world.api.released.iter().any(|(_, released)| released == claim)
-                    || (permission == Permission::Wipe && world.memory_excused)
+                world.api.is_over(claim) || (permission == Permission::Wipe && world.memory_excused)
             }
             (Cell::Foreign(_), Permission::Release) => released_here,
             (Cell::Foreign(_), Permission::Wipe) => wipes,
@@ -181,6 +181,11 @@ pub fn delete(world: &mut World, pv: &PersistentVolume) {
 pub fn write(world: &mut World, daemon: &Daemon, entry: &Entry) {
     world.known.extend(entry.state.pv().map(|pv| pv.uid.clone()));
     let before = daemon.state.snapshot.entries.get(&entry.id).map(|old| old.state.clone());
+    if matches!(before, None | Some(State::Clean { .. } | State::Preparing))
+        && let Some(pv) = entry.state.pv()
+    {
+        taken_over(world, entry, pv);
+    }
     let rule = "R: phase Released was witnessed for the very PV UID that the ledger holds";
     let ever = |uid: &str| world.api.released.iter().any(|(released, _)| released == uid);
     let by_approval = matches!(before, Some(State::Quarantined { .. }));
@@ -208,10 +213,35 @@ pub fn write(world: &mut World, daemon: &Daemon, entry: &Entry) {
         }
         _ => {}
     }
-    if owed && let Some(disk) = world.disk_by_evidence(&entry.evidence) {
+    // What a person put back into service uncleaned is not owed any more.
+    let claim = [Some(&entry.state), before.as_ref()].into_iter().flatten().find_map(|state| match state {
+        State::Released { claim_uid, .. } => Some(claim_uid),
+        _ => None,
+    });
+    let given_back = claim.is_some_and(|claim| world.api.given_back.contains(claim));
+    if owed
+        && !given_back
+        && let Some(disk) = world.disk_by_evidence(&entry.evidence)
+    {
         let tenants = world.disks[disk].cells.iter().any(|cell| matches!(cell, Cell::Tenant { .. }));
         world.disks[disk].owed |= tenants;
     }
+}
+
+/// A PV that this node did not make stands for the device for which it is taken over, as its path leads there; unless its
+/// annotation names another.
+fn taken_over(world: &mut World, entry: &Entry, pv: &PvRef) {
+    let Some(disk) = world.disk_by_evidence(&entry.evidence) else { return };
+    if matches!(entry.state, State::Quarantined { .. }) || world.api.posted.contains(&pv.uid) {
+        return;
+    }
+    let known = world.api.pvs.get(&pv.name).filter(|known| known.metadata.uid == pv.uid);
+    let annotation = known.and_then(|known| known.metadata.annotations.get(names::IDENTITY_ANNOTATION));
+    let named = annotation.and_then(|text| Identity::from_annotation(text));
+    if named.is_some_and(|named| named.compare(&world.disks[disk].identity) == Comparison::Different) {
+        return world.break_rule("a PV that names another device is not taken over", format!("{pv:?} for disk {disk}"));
+    }
+    world.api.made_for.insert(pv.uid.clone(), disk);
 }
 
 /// What every plan must be, whatever the world.
@@ -229,9 +259,10 @@ pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
             Action::StartCleaning { entry, .. }
             | Action::ReadLive { entry, .. }
             | Action::Proceed { entry, .. }
-            | Action::LetGo { entry, .. }
             | Action::CreatePv { entry, .. }
             | Action::LookForPv { entry, .. } => entry,
+            // Letting go is always right.
+            Action::LetGo { .. } => continue,
             Action::ListAllPvs | Action::ReadForeign { .. } | Action::DeletePv { .. } | Action::RepairPv { .. } => {
                 continue;
             }

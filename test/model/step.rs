@@ -183,6 +183,9 @@ impl World {
             Step::Control(name) => self.api.change(name, |pv| pv.status.phase = Phase::Available),
             Step::Bind(name) => {
                 let claim = ClaimRef { uid: format!("claim-{}", self.api.draw()), ..ClaimRef::default() };
+                if let Some(pv) = self.api.pvs.get(name) {
+                    self.api.given_back.remove(&pv.metadata.uid);
+                }
                 self.api.change(name, |pv| {
                     pv.spec.claim_ref = Some(claim);
                     pv.status.phase = Phase::Bound;
@@ -198,7 +201,10 @@ impl World {
                 }
                 self.api.change(name, |pv| pv.status.phase = Phase::Released);
             }
-            Step::Finalize(name) => self.api.remove(name),
+            Step::Finalize(name) => {
+                self.goes_by_force(name);
+                self.api.remove(name);
+            }
             Step::Crash => {
                 if let Some(daemon) = self.daemon.take() {
                     self.bury(daemon);
@@ -247,7 +253,11 @@ impl World {
             Step::Delete(name) => self.api.delete(name),
             Step::ClearClaim(name) => {
                 if let Some(pv) = self.api.pvs.get(name) {
-                    self.api.given_back.insert(pv.metadata.uid.clone());
+                    let whose = [pv.metadata.uid.clone(), claim_of(pv).to_owned()];
+                    self.api.given_back.extend(whose);
+                    if let Some(disk) = self.api.made_for.get(&pv.metadata.uid) {
+                        self.disks[*disk].owed = false;
+                    }
                 }
                 self.api.change(name, |pv| {
                     pv.spec.claim_ref = None;
@@ -262,7 +272,19 @@ impl World {
             }),
             Step::Recreate(name) => self.recreate(name),
             Step::Backup => self.api.saved = Some(self.api.pvs.clone()),
-            Step::Restore => self.api.restore(),
+            Step::Restore => {
+                self.api.restore();
+                // Claims that are not in the backup are undone, and no word of it reaches anybody.
+                for disk in &self.disks {
+                    for cell in &disk.cells {
+                        if let Cell::Tenant { claim, .. } = cell
+                            && !self.api.pvs.values().any(|pv| claim_of(pv) == claim)
+                        {
+                            self.api.undone.insert(claim.clone());
+                        }
+                    }
+                }
+            }
             Step::RecreateNode { collect } => self.recreate_node(*collect),
             Step::Forge(slot, kind) => self.forge(*slot, *kind),
             Step::Approve => self.approve(),
@@ -288,6 +310,7 @@ impl World {
         for mut pv in gone {
             if !list.iter().any(|other| other.metadata.uid == pv.metadata.uid) {
                 pv.status.phase = Phase::Released;
+                pv.metadata.deletion_timestamp = Some("now".into());
                 daemon.apply(Event::Pvs(Box::new(WatchUpdate::Deleted(pv))));
             }
         }
@@ -532,6 +555,10 @@ impl World {
         let result = match still_there {
             Ok(disk) if well => {
                 self.disks[disk].cells[1] = Cell::Zero;
+                if matches!(self.disks[disk].cells[0], Cell::Foreign(_)) {
+                    // Somebody wrote where an earlier run had cleaned: the read-back sees it and makes it good.
+                    self.disks[disk].cells[0] = Cell::Zero;
+                }
                 self.disks[disk].cleaned_by = Some(worker.job.cleaning);
                 self.disks[disk].owed = false;
                 self.disks[disk].approved = false;
@@ -566,9 +593,20 @@ impl World {
         self.at_path(Path::new(&pv.spec.local.as_ref()?.path))
     }
 
+    /// Deleted by force while it was bound again, after a release that may be all that is on record of it: by the letter of R
+    /// that release stays owed.
+    fn goes_by_force(&mut self, name: &str) {
+        if let Some(pv) = self.api.pvs.get(name)
+            && self.api.released.iter().any(|(released, _)| *released == pv.metadata.uid)
+        {
+            self.api.undone.insert(claim_of(pv).to_owned());
+        }
+    }
+
     /// `kubectl get pv -o yaml`, delete, create: the same words, another UID. As a restore by Velero does.
     fn recreate(&mut self, name: &str) {
         let Some(old) = self.api.pvs.get(name).cloned() else { return };
+        self.goes_by_force(name);
         let phase = old.status.phase;
         self.api.remove(name);
         let mut new = self.api.create(old.clone());
@@ -610,12 +648,20 @@ impl World {
         }
     }
 
-    /// A person approves everything that waits, as the commands in the reports say.
+    /// A person approves everything that the reports say how to approve.
     fn approve(&mut self) {
+        let told: String = self
+            .daemon
+            .iter()
+            .flat_map(|daemon| &daemon.plan.reports)
+            .filter_map(|report| report.next.clone())
+            .collect();
         let mut tokens = BTreeSet::new();
         let entries: Vec<_> = self.store.entries.values().cloned().collect();
         for entry in entries {
-            if let EntryState::Quarantined { nonce, .. } | EntryState::Refused { nonce, .. } = &entry.state {
+            if let EntryState::Quarantined { nonce, .. } | EntryState::Refused { nonce, .. } = &entry.state
+                && told.contains(nonce)
+            {
                 tokens.insert(nonce.clone());
                 if let Some(disk) = self.disk_by_evidence(&entry.evidence) {
                     self.disks[disk].approved = true;
