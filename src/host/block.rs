@@ -221,7 +221,12 @@ impl BlockFile {
                 Ok(()) => return Ok(way),
                 Err(BlockError::Zero { source, .. }) if is_missing(&source) => {}
                 // The device itself is at fault; whether plain writes fare better is found out in one step.
-                Err(BlockError::Zero { source, .. }) if source.raw_os_error() == Some(libc::EIO) => break,
+                // ENODATA is the kernel's word for a medium error.
+                Err(BlockError::Zero { source, .. })
+                    if matches!(source.raw_os_error(), Some(libc::EIO | libc::ENODATA)) =>
+                {
+                    break;
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -203,10 +203,13 @@ impl Node {
         Ok(partitions)
     }
 
-    /// Names of the devices on top: dm, md. bcache is named as itself.
+    /// Names of the devices on top, for people: dm with the name that it was given, md. bcache is named as itself.
     pub fn holders(&self) -> Vec<String> {
-        let mut holders: Vec<String> =
-            entries(&self.dir.join("holders")).into_iter().map(|(name, _)| kernel_name(&name)).collect();
+        let named = |(name, dir): (OsString, PathBuf)| {
+            let kernel = kernel_name(&name);
+            attribute(&dir, "dm/name").map_or(kernel.clone(), |given| format!("{kernel} ({given})"))
+        };
+        let mut holders: Vec<String> = entries(&self.dir.join("holders")).into_iter().map(named).collect();
         if self.dir.join("bcache").exists() {
             holders.push("bcache".to_owned());
         }
@@ -454,10 +457,13 @@ mod tests {
         let tree = Tree::new();
         tree.disk("sda", "8:0", 1000, &[]);
         tree.partition("sda", "sda1", "8:1", 1, 0, 10);
-        tree.disk("dm-0", "253:0", 1000, &[("dm/uuid", "LVM-abc")]);
+        tree.disk("dm-0", "253:0", 1000, &[("dm/uuid", "LVM-abc"), ("dm/name", "vg-data")]);
+        tree.disk("md127", "9:127", 1000, &[]);
         tree.on_top("dm-0", "sda/sda1");
+        tree.on_top("md127", "sda/sda1");
         let sysfs = tree.sysfs();
-        assert_eq!(sysfs.node(number("8:1")).unwrap().holders(), ["dm-0"]);
+        // Nobody knows which one dm-0 is.
+        assert_eq!(sysfs.node(number("8:1")).unwrap().holders(), ["dm-0 (vg-data)", "md127"]);
         let dm = sysfs.node(number("253:0")).unwrap();
         assert_eq!(dm.slaves(), [number("8:1")]);
         assert_eq!(dm.dm_uuid().as_deref(), Some("LVM-abc"));

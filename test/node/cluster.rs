@@ -267,7 +267,7 @@ impl Drop for Proxy {
 fn images() -> &'static [PathBuf; 2] {
     static IMAGES: OnceLock<[PathBuf; 2]> = OnceLock::new();
     IMAGES.get_or_init(|| {
-        let dir = std::env::temp_dir().join(format!("lpp-images-{}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("lpp-{}-images", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         [("agent.tar", None), ("tools.tar", Some("--tools"))].map(|(name, option)| {
             let archive = dir.join(name);

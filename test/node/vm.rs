@@ -44,6 +44,8 @@ pub struct Disk {
     pub file: PathBuf,
     /// What else its `-device` gets.
     more: Value,
+    /// What its `-blockdev` does with a discard: qemu can be told to acknowledge it and do nothing.
+    discard: &'static str,
 }
 
 impl Disk {
@@ -72,6 +74,12 @@ impl Disk {
         self
     }
 
+    /// A disk that acknowledges a discard and keeps the data.
+    pub fn ignores_discard(mut self) -> Disk {
+        self.discard = "ignore";
+        self
+    }
+
     /// Of the name, so that it goes where the disk goes.
     fn wwn(&self) -> String {
         let hash = self.name.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
@@ -79,7 +87,7 @@ impl Disk {
     }
 
     fn blockdev(&self) -> Value {
-        json!({"driver": "raw", "node-name": format!("file-{}", self.name), "discard": "unmap", "cache": {"no-flush": true},
+        json!({"driver": "raw", "node-name": format!("file-{}", self.name), "discard": self.discard, "cache": {"no-flush": true},
             "file": {"driver": "file", "filename": self.file}})
     }
 
@@ -124,6 +132,7 @@ struct Running {
 impl Vm {
     /// Switched off still, with an empty `share`.
     pub fn new(name: &str) -> Vm {
+        swept_at_the_end();
         let dir = Scratch::new(name);
         std::fs::create_dir_all(dir.path("share/images")).unwrap();
         Vm { dir, disks: Mutex::default(), running: Mutex::default() }
@@ -133,7 +142,7 @@ impl Vm {
     pub fn disk(&self, name: &str, bus: Bus, slot: u32, size: u64) -> Disk {
         let file = self.dir.path(&format!("{name}.img"));
         crate::support::disk::sparse(&file, size);
-        Disk { name: name.to_owned(), bus, slot, file, more: json!({}) }
+        Disk { name: name.to_owned(), bus, slot, file, more: json!({}), discard: "unmap" }
     }
 
     /// Puts a disk in, whether the machine is on or off.
@@ -331,4 +340,17 @@ pub fn spawn(command: Command) -> Child {
     let (answer, child) = channel();
     spawner.lock().unwrap().send((bound, answer)).unwrap();
     child.recv().unwrap().unwrap()
+}
+
+/// Directories of this process do not stay behind, however it ends: values that live as long as it does are never dropped.
+fn swept_at_the_end() {
+    static BROOM: OnceLock<Child> = OnceLock::new();
+    BROOM.get_or_init(|| {
+        // Its input ends with this process. The control plane ends at that moment too, and still writes a little.
+        let script = "trap '' HUP INT TERM; cat; for i in 1 2 3 4 5; do rm -rf \"$0\"-*; sleep 1; done";
+        let prefix = std::env::temp_dir().join(format!("lpp-{}", std::process::id()));
+        let mut broom = Command::new("sh");
+        broom.args(["-c", script]).arg(prefix).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        broom.spawn().unwrap()
+    });
 }
