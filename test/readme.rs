@@ -7,15 +7,24 @@ use local_pv_provisioner::kube::request::{Resource, Verb};
 use local_pv_provisioner::model::reason::Reason;
 use local_pv_provisioner::serve::Metrics;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
-/// The names in back quotes in the first column of the table whose heading row starts with `heading`.
 fn first_column(heading: &str) -> BTreeSet<String> {
+    column(heading, 1)
+}
+
+fn second_column(heading: &str) -> BTreeSet<String> {
+    column(heading, 2)
+}
+
+/// The names in back quotes in a column, from 1, of the table whose heading row starts with `heading`.
+fn column(heading: &str, number: usize) -> BTreeSet<String> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let text = std::fs::read_to_string(path).unwrap();
     let rows = text.lines().skip_while(|line| !line.starts_with(&format!("| {heading} |"))).skip(2);
     let column: BTreeSet<String> = rows
         .take_while(|line| line.starts_with('|'))
-        .flat_map(|line| line.split('|').nth(1).unwrap().split('`').skip(1).step_by(2).map(str::to_owned))
+        .flat_map(|line| line.split('|').nth(number).unwrap().split('`').skip(1).step_by(2).map(str::to_owned))
         .collect();
     assert!(!column.is_empty(), "README.md has no table with the heading {heading}");
     column
@@ -57,4 +66,27 @@ fn the_keys_table_is_what_the_settings_read() {
 fn the_event_table_has_every_reason_and_no_other() {
     let reasons: BTreeSet<String> = Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect();
     assert_eq!(first_column("Event reason"), reasons);
+}
+
+/// A promise whose test was renamed or removed is one that nobody holds.
+#[test]
+fn every_test_that_the_readme_names_exists() {
+    let mut sources = String::new();
+    let mut folders = vec![
+        PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/test")),
+        concat!(env!("CARGO_MANIFEST_DIR"), "/src").into(),
+    ];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                sources += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    for test in second_column("Promise") {
+        assert!(sources.contains(&format!("fn {test}(")), "README.md names the test {test}, which is not there");
+    }
 }

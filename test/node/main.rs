@@ -1,6 +1,6 @@
 //! The agent on a real node: a virtual machine with NVMe, SCSI and virtio disks, a kubelet, pods and power cuts.
-//! `scripts/e2e` runs it. Each test has its own
-//! cluster, or a turn of the one that is shared; what its name says is what it shows.
+//! `scripts/e2e` runs it. Each test has its own cluster, or a turn of the one that is shared; what its name says is what it
+//! shows.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests fail by panicking")]
 
 mod cluster;
