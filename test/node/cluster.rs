@@ -50,7 +50,7 @@ impl Cluster {
 
     /// Switches the node on, installs the agent as a user does, and waits until both are ready.
     pub fn start(&self) {
-        self.kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")]);
+        self.install();
         self.vm.power_on();
         self.ready();
     }
@@ -75,6 +75,30 @@ impl Cluster {
         });
     }
 
+    /// Switches the node on again, and waits until the agent that started there is ready: the API server still shows the
+    /// one of before as ready.
+    pub fn power_on_again(&self) {
+        let before = self.agent_container();
+        self.vm.power_on();
+        within(BOOT, "the agent runs again", || (self.agent_container()? != before.clone()?).then_some(()));
+        self.ready();
+    }
+
+    fn agent_container(&self) -> Option<String> {
+        Some(self.agent_pod()?["status"]["containerStatuses"][0]["containerID"].as_str()?.to_owned())
+    }
+
+    /// Devices are looked at when something has changed, and never because time has passed. Before the node is on.
+    pub fn without_poll(&self) {
+        self.install();
+        let agent = format!("daemonset/{NAMESPACE}");
+        self.kubectl(&["set", "env", "-n", NAMESPACE, &agent, "LP_POLLING_INTERVAL=24h"]);
+    }
+
+    fn install(&self) {
+        self.kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")]);
+    }
+
     /// The agent's pod that is not about to end.
     pub fn agent_pod(&self) -> Option<Value> {
         let pods = self.get(&format!("/api/v1/namespaces/{NAMESPACE}/pods"))?;
@@ -95,6 +119,9 @@ impl Cluster {
         }
         self.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NODE, "namespace": NAMESPACE}, "data": data}));
         self.annotate("pv-spec-configmap", NODE);
+        within(BOOT, "the agent has the settings", || {
+            (self.status()?["settings"] == json!(format!("ConfigMap {NODE}"))).then_some(())
+        });
     }
 
     pub fn annotate(&self, key: &str, value: &str) {
@@ -133,6 +160,13 @@ impl Cluster {
         let (_, reason) =
             reached.unwrap_or_else(|| panic!("{} is {last:?}, not {state}\n{}", path.display(), self.agent_log()));
         reason
+    }
+
+    /// What the Events with a reason say.
+    pub fn events(&self, reason: &str) -> Vec<String> {
+        let list = self.get(&format!("/api/v1/events?fieldSelector=reason={reason}")).unwrap_or_default();
+        let items = list["items"].as_array().into_iter().flatten();
+        items.filter_map(|event| event["message"].as_str().map(str::to_owned)).collect()
     }
 
     pub fn agent_log(&self) -> String {
@@ -180,6 +214,12 @@ impl Cluster {
     /// `None` is 404; `kubectl proxy` lost its server: an answer that is no JSON of an object.
     pub fn get(&self, path: &str) -> Option<Value> {
         self.api.get(path)
+    }
+
+    /// POST or DELETE, at once: `kubectl` takes as long to start as a power cut may wait.
+    pub fn request(&self, method: &str, path: &str, body: &Value) -> Value {
+        let answer = self.api.ask(method, path, &body.to_string());
+        answer.unwrap_or_else(|| panic!("{method} {path} is refused: {body}"))
     }
 
     pub fn kubectl(&self, arguments: &[&str]) -> String {
@@ -241,9 +281,14 @@ impl Proxy {
     }
 
     fn get(&self, path: &str) -> Option<Value> {
+        self.ask("GET", path, "")
+    }
+
+    fn ask(&self, method: &str, path: &str, body: &str) -> Option<Value> {
         let mut stream = TcpStream::connect(&self.address).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+        let head = format!("Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {}", body.len());
+        write!(stream, "{method} {path} HTTP/1.0\r\n{head}\r\n\r\n{body}").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;

@@ -3,7 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, reason = "tests fail by panicking")]
 
 mod cluster;
+mod hotplug;
 mod pods;
 #[path = "../support/mod.rs"]
 mod support;
+mod swapped;
 mod vm;

@@ -13,6 +13,14 @@ impl Cluster {
                 "resources": {"requests": {"storage": "1Ki"}}}}));
     }
 
+    /// The same for one volume and no other.
+    pub fn claim_of(&self, name: &str, pv: &str) {
+        let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"storageClassName": "local-storage", "volumeName": pv, "accessModes": ["ReadWriteOnce"],
+                "resources": {"requests": {"storage": "1Ki"}}}});
+        self.request("POST", "/api/v1/namespaces/default/persistentvolumeclaims", &claim);
+    }
+
     /// A pod with the claim at /data, as a directory or as a device; `spec` is laid over its own.
     pub fn pod(&self, name: &str, claim: &str, mode: &str, script: &str, more: Value) {
         let mut container = json!({"name": "main", "image": "e2e-tools:1", "command": ["/bin/sh", "-euxc", script]});
