@@ -1,13 +1,14 @@
-//! Volumes in service: offered and bound ones, what is repaired on them, and what follows when one is gone without a
-//! witnessed release. Nothing here leads to a written byte.
+//! Volumes in service: offered and bound ones, what is repaired on them, when an offer is withdrawn, and what follows when
+//! one is gone without a witnessed release. Nothing here leads to a written byte.
 
 use super::devices::Home;
-use super::plan::{Action, Word};
-use super::snapshot::{Absence, BackoffKey};
+use super::plan::{Action, Report, Word};
+use super::snapshot::{Absence, BackoffKey, SettingsView, Snapshot};
 use super::{Ctx, adopt, raw_device};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::device::{Comparison, Content};
 use crate::model::memory::{Entry, Outcome, Owed, PvRef, State};
+use crate::settings::WeakIdentity;
 use std::path::Path;
 
 /// `offered` and `bound`: our PV exists, or did.
@@ -47,6 +48,11 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
         Err(Misplaced::Absent) => {
             ctx.report(entry, Word::Absent, format!("{reason}; its device is not there, the PersistentVolume is kept"))
         }
+        Err(Misplaced::Other(why)) if word == Word::Available => withdraw(ctx, entry, pv, why),
+        Err(Misplaced::Unsure(_)) if word == Word::Available && !weak_is_trusted(ctx.s) => {
+            let why = "the device has no strong identity and the node was rebooted: it may be another one now";
+            withdraw(ctx, entry, pv, why.to_owned())
+        }
         Err(Misplaced::Other(why) | Misplaced::Waits(why)) => {
             let mut report = ctx.report(entry, Word::Error, why);
             report.next = Some("do not use the volume until its path leads to its own device again".to_owned());
@@ -55,6 +61,26 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
         Err(Misplaced::Unsure(_)) => ctx.report(entry, word, reason),
     };
     ctx.push(report);
+}
+
+/// A volume that nobody has claimed and that may lead to another tenant's disk: whoever claimed it next would get that
+/// one. Its own device is offered again when it reads blank, where it is now. A claim that comes first changes the
+/// `resourceVersion`, and the DELETE fails.
+fn withdraw(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, why: String) -> Report {
+    let mut reason = format!("{why}; the PersistentVolume is withdrawn");
+    if pv.metadata.deletion_timestamp.is_none()
+        && let Some(failed) =
+            write_pv(ctx, pv, |name, uid, resource_version| Action::DeletePv { name, uid, resource_version })
+    {
+        reason = format!("{why}; withdrawing the PersistentVolume failed and is tried again: {failed}");
+    }
+    ctx.report(entry, Word::Error, reason)
+}
+
+/// Settings that have not been read yet may say so.
+fn weak_is_trusted(s: &Snapshot) -> bool {
+    matches!(s.settings, SettingsView::Waiting)
+        || s.settings().is_some_and(|settings| settings.weak_identity == WeakIdentity::Trust)
 }
 
 /// Why a PV's device cannot be worked on.

@@ -170,9 +170,12 @@ fn wipe_still_wanted(ctx: &Ctx<'_>, index: usize) -> bool {
 }
 
 fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Option<&PvRef>) {
+    let looked = ctx.s.looked_since_change(&entry.id);
+    // A volume that was withdrawn leaves a blank device, which need not wait for the poll.
+    ctx.plan.look |= !looked;
     let index = match ctx.devices.home(&entry.id).clone() {
         Home::Here(index) => index,
-        Home::Unsure(index) if ctx.s.looked_since_change(&entry.id) => {
+        Home::Unsure(index) if looked => {
             // The token was for the device of that boot; this one asks for its own.
             let state = State::Quarantined { nonce: ctx.nonce(), why: why.to_owned(), pv: pv.cloned() };
             let evidence = memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
@@ -199,7 +202,7 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
         };
         return ctx.write(entry, state);
     }
-    let blank = group.device.content == Content::Blank && ctx.s.looked_since_change(&entry.id);
+    let blank = group.device.content == Content::Blank && looked;
     if blank && other_claim.is_none() && released.is_none() && group.device.protection.is_none() {
         // Blank needs no permission: nobody's data is there any more.
         return ctx.write(entry, State::Preparing);

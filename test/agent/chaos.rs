@@ -3,8 +3,8 @@
 #![allow(clippy::print_stdout, reason = "the seed and the story, with which a failure can be looked for again")]
 
 use super::bench::{Bench, SIZE, claim_for, text};
-use super::crash::{Random, seed};
 use crate::support::disk;
+use crate::support::random::{Random, seed};
 use crate::support::{Agent, eventually};
 use kubesim::{Action, Fault, WatchFault};
 use local_pv_provisioner::model::names;

@@ -1,39 +1,20 @@
 //! `kill -9` at random moments, while claims come and go: it converges, and no tenant loses or sees anything.
-#![allow(clippy::print_stdout, reason = "the seed, with which a failure can be looked for again")]
+#![allow(clippy::print_stdout, reason = "how much was done")]
 
 use super::bench::{Bench, claim_for};
 use crate::support::disk;
+use crate::support::random::{Random, seed};
 use crate::support::{Agent, PATIENCE, eventually};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 const KILLS: usize = 200;
 const DISKS: usize = 4;
 /// From the first instructions of `main` to some cleanings.
 const LONGEST_LIFE: u64 = 220;
-
-/// xorshift64*: the same moments again for the same seed, as far as a machine allows.
-pub struct Random(pub u64);
-
-impl Random {
-    pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % bound
-    }
-}
-
-pub fn seed() -> u64 {
-    let given = std::env::var("LPP_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = given
-        .unwrap_or_else(|| SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros() as u64 | 1);
-    println!("LPP_SEED={seed}");
-    seed
-}
 
 /// One tenant after the other on one device: finds it zeroed, writes, finds its own again and again, leaves.
 struct Tenants<'a> {

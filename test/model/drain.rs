@@ -8,6 +8,7 @@ use super::world::{Budget, Step, Violation, World};
 use local_pv_provisioner::kube::objects::{PersistentVolume, Phase};
 use local_pv_provisioner::model::memory::{Entry, State};
 use local_pv_provisioner::model::names;
+use local_pv_provisioner::settings::WeakIdentity;
 use std::collections::BTreeSet;
 
 /// More steps than any life needs between two waits; a loop that asks and asks is beyond it.
@@ -194,7 +195,7 @@ impl World {
         for (name, pv) in &self.api.pvs {
             match pv.status.phase {
                 Phase::Unset => return Some(Step::Control(name.clone())),
-                Phase::Released if pv.metadata.deletion_timestamp.is_some() => {
+                Phase::Released | Phase::Available if pv.metadata.deletion_timestamp.is_some() => {
                     return Some(Step::Finalize(name.clone()));
                 }
                 _ => {}
@@ -252,6 +253,16 @@ impl World {
 
     fn what_waits_is_right_and_visible(&self) -> Rested {
         let Some(daemon) = &self.daemon else { return broken("the daemon runs", "") };
+        let trust = daemon.state.snapshot.settings().is_some_and(|s| s.weak_identity == WeakIdentity::Trust);
+        for pv in self.api.pvs.values().filter(|pv| pv.status.phase == Phase::Available) {
+            let offers = |e: &Entry| matches!(&e.state, State::Offered { pv: its } if its.uid == pv.metadata.uid);
+            let Some(leads) = self.disk_of(pv) else { continue };
+            let astray = self.api.made_for.get(&pv.metadata.uid).is_some_and(|meant| *meant != leads);
+            let trusted = trust && self.disks[leads].identity.is_weak();
+            if astray && !trusted && self.store.entries.values().any(offers) {
+                return broken("an offer that leads to another disk is withdrawn", super::walk::brief(self));
+            }
+        }
         for (at, disk) in self.disks.iter().enumerate().filter(|(_, disk)| disk.slot.is_some()) {
             let its_pv = |name: &String| {
                 self.api.pvs.get(name).is_some_and(|pv| self.api.made_for.get(&pv.metadata.uid) == Some(&at))

@@ -130,7 +130,7 @@ impl World {
                     }
                     steps.push(Step::Release(name.clone()));
                 }
-                Phase::Released if deleting => steps.push(Step::Finalize(name.clone())),
+                Phase::Released | Phase::Available if deleting => steps.push(Step::Finalize(name.clone())),
                 _ => {}
             }
         }

@@ -172,7 +172,12 @@ pub fn landed(world: &mut World, pv: &PersistentVolume) {
 /// Before a DELETE of ours is carried out.
 pub fn delete(world: &mut World, pv: &PersistentVolume) {
     let rule = "4: DELETE carries UID and resourceVersion, so that no volume in service is deleted";
-    if in_service(pv) {
+    // An offer that nobody has taken is withdrawn when its path may lead to another disk: the next tenant would get that.
+    let leads = world.disk_of(pv);
+    let sure = leads == world.api.made_for.get(&pv.metadata.uid).copied()
+        && leads.is_some_and(|disk| !world.disks[disk].identity.is_weak());
+    let withdrawn = pv.status.phase == Phase::Available && pv.spec.claim_ref.is_none() && !sure;
+    if in_service(pv) && !withdrawn {
         world.break_rule(rule, format!("{} is {:?}", pv.metadata.name, pv.status.phase));
     }
 }

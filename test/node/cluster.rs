@@ -1,16 +1,16 @@
 //! A cluster of one node: a control plane on this machine, a virtual machine with kubelet that joined it, and the agent as
 //! `kubectl apply -k manifests` installs it.
 
-use crate::support::{OwnControlPlane, Scratch, eventually};
+use crate::kube::Kube;
+pub use crate::kube::{Pv, until, within};
+use crate::support::OwnControlPlane;
 pub use crate::vm::BOOT;
-use crate::vm::{Bus, Disk, Vm, spawn};
+use crate::vm::{Bus, Disk, Vm};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
 
 pub const MIB: u64 = 1 << 20;
 
@@ -21,9 +21,16 @@ pub const NAMESPACE: &str = "local-pv-provisioner";
 /// What uses the API server goes before it, in this order: it would wait for them to hang up.
 pub struct Cluster {
     pub vm: Vm,
-    api: Proxy,
+    kube: Kube,
     pub plane: OwnControlPlane,
-    scratch: Scratch,
+}
+
+impl Deref for Cluster {
+    type Target = Kube;
+
+    fn deref(&self) -> &Kube {
+        &self.kube
+    }
 }
 
 impl Cluster {
@@ -49,13 +56,13 @@ impl Cluster {
         for image in images() {
             vm.share_image(image);
         }
-        let api = Proxy::start(&kubeconfig);
-        Cluster { plane, vm, api, scratch: Scratch::new(name) }
+        let kube = Kube::new(&kubeconfig, NODE, "default", "e2e-tools:1");
+        Cluster { vm, kube, plane }
     }
 
     /// Switches the node on, installs the agent as a user does, and waits until both are ready.
     pub fn start(&self) {
-        self.kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")]);
+        self.install();
         self.vm.power_on();
         self.ready();
     }
@@ -80,6 +87,30 @@ impl Cluster {
         });
     }
 
+    /// Switches the node on again, and waits until the agent that started there is ready: the API server still shows the
+    /// one of before as ready.
+    pub fn power_on_again(&self) {
+        let before = self.agent_container();
+        self.vm.power_on();
+        within(BOOT, "the agent runs again", || (self.agent_container()? != before.clone()?).then_some(()));
+        self.ready();
+    }
+
+    fn agent_container(&self) -> Option<String> {
+        Some(self.agent_pod()?["status"]["containerStatuses"][0]["containerID"].as_str()?.to_owned())
+    }
+
+    /// Devices are looked at when something has changed, and never because time has passed. Before the node is on.
+    pub fn without_poll(&self) {
+        self.install();
+        let agent = format!("daemonset/{NAMESPACE}");
+        self.kubectl(&["set", "env", "-n", NAMESPACE, &agent, "LP_POLLING_INTERVAL=24h"]);
+    }
+
+    fn install(&self) {
+        self.kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")]);
+    }
+
     /// The agent's pod that is not about to end.
     pub fn agent_pod(&self) -> Option<Value> {
         let pods = self.get(&format!("/api/v1/namespaces/{NAMESPACE}/pods"))?;
@@ -100,11 +131,9 @@ impl Cluster {
         }
         self.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NODE, "namespace": NAMESPACE}, "data": data}));
         self.annotate("pv-spec-configmap", NODE);
-    }
-
-    pub fn annotate(&self, key: &str, value: &str) {
-        let annotation = format!("local-pv-provisioner.cybozu.io/{key}={value}");
-        self.kubectl(&["annotate", "--overwrite", "node", NODE, &annotation]);
+        within(BOOT, "the agent has the settings", || {
+            (self.status()?["settings"] == json!(format!("ConfigMap {NODE}"))).then_some(())
+        });
     }
 
     // ---- what the agent shows
@@ -146,73 +175,17 @@ impl Cluster {
 
     // ---- volumes
 
-    /// The PV of a device; `None`: there is none.
-    pub fn pv(&self, path: &Path) -> Option<Value> {
-        self.pvs().into_iter().find(|pv| pv["spec"]["local"]["path"] == json!(path))
-    }
-
-    pub fn pvs(&self) -> Vec<Value> {
-        let list = eventually("the API server lists volumes", || self.get("/api/v1/persistentvolumes"));
-        list["items"].as_array().unwrap().clone()
-    }
-
-    /// Waits until the device has a PV that was not there before, and is Available; its name and UID.
+    /// Waits until the device has a PV, and it is Available.
     pub fn offered(&self, path: &Path) -> Pv {
         self.offered_again(path, "")
     }
 
     /// The same for one with another UID than before.
     pub fn offered_again(&self, path: &Path, before: &str) -> Pv {
-        let reached = until(BOOT, || {
-            let pv = self.pv(path)?;
-            let uid = pv["metadata"]["uid"].as_str()?.to_owned();
-            (pv["status"]["phase"] == "Available" && uid != before && pv["metadata"]["deletionTimestamp"].is_null())
-                .then(|| Pv { name: pv["metadata"]["name"].as_str().unwrap().to_owned(), uid })
-        });
-        reached.unwrap_or_else(|| {
-            panic!(
-                "{} is not offered: {:?} {:?}\n{}",
-                path.display(),
-                self.pv(path),
-                self.device(path),
-                self.agent_log()
-            )
+        until(BOOT, || self.available(path, before)).unwrap_or_else(|| {
+            let (pv, device) = (self.pv(path), self.device(path));
+            panic!("{} is not offered: {pv:?} {device:?}\n{}", path.display(), self.agent_log())
         })
-    }
-
-    // ---- the API server
-
-    /// `None` is 404; `kubectl proxy` lost its server: an answer that is no JSON of an object.
-    pub fn get(&self, path: &str) -> Option<Value> {
-        self.api.get(path)
-    }
-
-    pub fn kubectl(&self, arguments: &[&str]) -> String {
-        self.try_kubectl(arguments, "").unwrap_or_else(|why| panic!("kubectl {arguments:?}: {why}"))
-    }
-
-    pub fn apply(&self, object: &Value) {
-        self.try_kubectl(&["apply", "-f", "-"], &object.to_string()).unwrap_or_else(|why| panic!("{why}\n{object}"));
-    }
-
-    pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
-        let mut child = Command::new("kubectl")
-            .arg("--kubeconfig")
-            .arg(self.plane.kubeconfig())
-            .args(arguments)
-            // Its cache of what the server knows; in $HOME it would be shared with other clusters.
-            .env("HOME", &self.scratch.0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
     }
 
     /// A disk that is put in at once, as `test-NAME`.
@@ -220,46 +193,6 @@ impl Cluster {
         let disk = self.vm.disk(&format!("test-{name}"), bus, slot, size);
         self.vm.attach(&disk);
         disk
-    }
-}
-
-pub struct Pv {
-    pub name: String,
-    pub uid: String,
-}
-
-/// `kubectl proxy`: plain HTTP on loopback, so that asking is cheap enough to wait by asking.
-struct Proxy {
-    child: Child,
-    address: String,
-}
-
-impl Proxy {
-    fn start(kubeconfig: &Path) -> Proxy {
-        let mut command = Command::new("kubectl");
-        command.arg("--kubeconfig").arg(kubeconfig).args(["proxy", "--port=0"]);
-        let mut child = spawn(command);
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().rsplit(' ').next().unwrap().to_owned();
-        Proxy { child, address }
-    }
-
-    fn get(&self, path: &str) -> Option<Value> {
-        let mut stream = TcpStream::connect(&self.address).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
-        head.split(' ').nth(1)?.starts_with('2').then(|| serde_json::from_str(body).ok())?
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -277,23 +210,4 @@ fn images() -> &'static [PathBuf; 2] {
             archive
         })
     })
-}
-
-/// Asks until there is an answer; `None` when the time is over.
-pub fn until<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
-    let start = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return Some(answer);
-        }
-        if start.elapsed() > patience {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// As `until`, and no answer is a failure.
-pub fn within<T>(patience: Duration, what: &str, ask: impl FnMut() -> Option<T>) -> T {
-    until(patience, ask).unwrap_or_else(|| panic!("not within {patience:?}: {what}"))
 }

@@ -6,7 +6,9 @@
 mod cluster;
 mod daemonset;
 mod faults;
+mod hotplug;
 mod kernel;
+mod kube;
 mod ladder;
 mod names;
 mod pods;
@@ -14,4 +16,6 @@ mod restarts;
 mod shared;
 #[path = "../support/mod.rs"]
 mod support;
+mod swapped;
 mod vm;
+mod yours;

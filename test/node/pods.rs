@@ -1,66 +1,12 @@
 //! Pods with claims, as the seed's own end-to-end test has them: write, finish, release, and the device comes back blank.
 
-use crate::cluster::{BOOT, Cluster, MIB, NODE, Pv, until};
+use crate::cluster::{Cluster, MIB, Pv};
+use crate::kube::Kube;
 use crate::vm::{Bus, Disk};
-use serde_json::{Value, json};
+use crate::yours::Yours;
+use serde_json::json;
 use std::os::unix::fs::FileExt;
-
-/// A claim, and the volume that the scheduler chose for it.
-impl Cluster {
-    pub fn claim(&self, name: &str, mode: &str) {
-        self.claim_of(name, mode, "");
-    }
-
-    /// A claim on the one volume of that name; on any, if it is empty.
-    pub fn claim_of(&self, name: &str, mode: &str, volume: &str) {
-        self.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name, "namespace": "default"},
-            "spec": {"storageClassName": "local-storage", "volumeMode": mode, "volumeName": volume,
-                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Ki"}}}}));
-    }
-
-    /// A pod with the claim at /data, as a directory or as a device; `spec` is laid over its own.
-    pub fn pod(&self, name: &str, claim: &str, mode: &str, script: &str, more: Value) {
-        let mut container = json!({"name": "main", "image": "e2e-tools:1", "command": ["/bin/sh", "-euxc", script]});
-        match mode {
-            "Block" => container["volumeDevices"] = json!([{"name": "data", "devicePath": "/data"}]),
-            _ => container["volumeMounts"] = json!([{"name": "data", "mountPath": "/data"}]),
-        }
-        let mut spec = json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "nodeName": null,
-            "nodeSelector": {"kubernetes.io/hostname": NODE}, "containers": [container],
-            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]});
-        for (key, value) in more.as_object().into_iter().flatten() {
-            spec[key] = value.clone();
-        }
-        self.apply(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "spec": spec}));
-    }
-
-    /// Waits until a pod has finished well.
-    pub fn finished(&self, name: &str) {
-        self.pod_phase(name, "Succeeded");
-    }
-
-    pub fn pod_phase(&self, name: &str, wanted: &str) {
-        let mut last = Value::Null;
-        let reached = until(BOOT, || {
-            last = self.get(&format!("/api/v1/namespaces/default/pods/{name}"))?["status"].take();
-            (last["phase"] == json!(wanted)).then_some(())
-        });
-        let log = || {
-            self.vm
-                .try_sh(&format!("tail -n 20 /var/log/pods/default_{name}_*/*/*.log; tail -n 5 /var/log/kubelet.log"))
-                .1
-        };
-        assert!(reached.is_some(), "pod {name} is not {wanted}: {last}\n{}", log());
-    }
-
-    /// Deletes pod and claim: the release.
-    pub fn release(&self, pods: &[&str], claim: &str) {
-        for pod in pods {
-            self.kubectl(&["delete", "pod", pod, "--wait=true", "--now"]);
-        }
-        self.kubectl(&["delete", "pvc", claim, "--wait=true"]);
-    }
-}
+use std::path::Path;
 
 /// Whether the disk holds these bytes anywhere.
 pub fn holds(disk: &Disk, text: &str) -> bool {
@@ -79,46 +25,57 @@ pub fn holds(disk: &Disk, text: &str) -> bool {
     }
 }
 
-/// From a blank disk to a volume, through two pods, and back to a blank disk that is offered again.
+const SECRET: &str = "a tenants secret";
+
+/// From a blank disk to a volume, through two pods, and back to a blank disk that is offered again: on a node made for
+/// it, or on the user's.
 fn is_used_released_and_offered_again(mode: &str, fs: &str) {
+    let mut settings = json!({"volumeMode": mode, "cleaning": "zero"});
+    if mode == "Filesystem" {
+        settings["fsType"] = json!(fs);
+    }
+    if let Some(yours) = Yours::given() {
+        let device = yours.start(settings);
+        let pv = yours.offered_again(&device, "");
+        is_used_and_released(&yours, &device, &pv, mode, fs);
+        yours.offered_again(&device, &pv.uid);
+        assert!(!yours.node_finds(SECRET, &device), "the device was offered with a tenant's data");
+        return;
+    }
     let cluster = Cluster::ready_made(&format!("use-{fs}"));
     let disk = cluster.add_disk("a", Bus::Nvme, 0x10, 512 * MIB);
-    cluster.settings(json!({"volumeMode": mode, "fsType": fs, "cleaning": "zero"}));
-    let Pv { name, uid } = cluster.offered(&disk.by_id());
-    let pv = cluster.get(&format!("/api/v1/persistentvolumes/{name}")).unwrap();
-    assert_eq!(pv["spec"]["volumeMode"], json!(mode));
+    cluster.settings(settings);
+    let pv = cluster.offered(&disk.by_id());
+    is_used_and_released(&cluster, &disk.by_id(), &pv, mode, fs);
+    cluster.offered_again(&disk.by_id(), &pv.uid);
+    assert!(!cluster.node_finds(SECRET, &disk.by_id()), "the device was offered with a tenant's data");
+    assert!(crate::support::disk::is_zero(&disk.file), "the device is not blank");
+}
 
-    cluster.claim("claim", mode);
-    let (write, read) = match mode {
+fn is_used_and_released(kube: &Kube, device: &Path, pv: &Pv, mode: &str, fs: &str) {
+    let object = kube.get(&format!("/api/v1/persistentvolumes/{}", pv.name)).unwrap();
+    assert_eq!(object["spec"]["volumeMode"], json!(mode));
+    // Any other device of the user's would do as well for the claim, but it is this one that is looked at.
+    kube.claim_with("claim", json!({"volumeMode": mode, "volumeName": pv.name}));
+    let (write, read, more) = match mode {
         "Block" => (
-            "printf 'a tenants secret' | dd of=/data bs=512 seek=4096 conv=sync,fsync",
-            "dd if=/data bs=512 skip=4096 count=1 | grep -a 'a tenants secret'",
+            format!("printf '{SECRET}' | dd of=/data bs=512 seek=4096 conv=sync,fsync"),
+            format!("dd if=/data bs=512 skip=4096 count=1 | grep -a '{SECRET}'"),
+            json!({}),
         ),
         _ => (
-            "grep ' /data ' /proc/mounts; echo 'a tenants secret' > /data/file; ls -ln /data; sync",
-            "grep 'a tenants secret' /data/file; test $(stat -c %g /data/file) = 1234",
+            format!("grep ' /data {fs} ' /proc/mounts; echo '{SECRET}' > /data/file; sync"),
+            format!("grep '{SECRET}' /data/file; test $(stat -c %g /data/file) = 1234"),
+            json!({"securityContext": {"fsGroup": 1234}}),
         ),
     };
-    let group = match mode {
-        "Block" => json!({}),
-        _ => json!({"securityContext": {"fsGroup": 1234}}),
-    };
-    cluster.pod("writer", "claim", mode, write, group.clone());
-    cluster.finished("writer");
-    if mode == "Filesystem" {
-        let mounted = cluster.vm.sh(&format!("blkid -p -o value -s TYPE {}", disk.by_id().display()));
-        assert_eq!(mounted.trim(), fs);
-    }
-    cluster.kubectl(&["delete", "pod", "writer", "--now"]);
-    cluster.pod("reader", "claim", mode, read, group);
-    cluster.finished("reader");
-    cluster.vm.sh("sync");
-    assert!(holds(&disk, "a tenants secret"));
-
-    cluster.release(&["reader"], "claim");
-    cluster.offered_again(&disk.by_id(), &uid);
-    assert!(!holds(&disk, "a tenants secret"), "the device was offered with a tenant's data");
-    assert!(crate::support::disk::is_zero(&disk.file), "the device is not blank");
+    kube.pod("writer", "claim", mode, &write, more.clone());
+    kube.finished("writer");
+    kube.delete_pod("writer");
+    kube.pod("reader", "claim", mode, &read, more);
+    kube.finished("reader");
+    assert!(kube.node_finds(SECRET, device), "the pods wrote elsewhere");
+    kube.release(&["reader"], "claim");
 }
 
 #[test]

@@ -30,7 +30,7 @@ impl Busy {
             (disk, pv)
         });
         for (claim, pv) in [("used", &used.1), ("cleaned", &cleaned.1)] {
-            cluster.claim_of(claim, "Filesystem", &pv.name);
+            cluster.claim_of(claim, &pv.name);
         }
         let forever =
             "i=0; while true; do i=$((i + 1)); echo $i > /data/new; mv /data/new /data/count; sleep 0.2; done";
@@ -99,7 +99,7 @@ fn a_kubelet_restart_an_upgrade_and_an_api_server_restart_in_the_middle_of_a_cle
         // The volume that was cleaned is used and released once more, for the next disturbance.
         let cluster = &busy.cluster;
         let pv = cluster.offered(&busy.cleaned.0.by_id());
-        cluster.claim_of("cleaned", "Filesystem", &pv.name);
+        cluster.claim_of("cleaned", &pv.name);
         cluster.pod("cleaned", "cleaned", "Filesystem", &format!("echo '{SECRET}' > /data/file; sync"), json!({}));
         cluster.finished("cleaned");
         busy.cleaned.1 = pv.uid;

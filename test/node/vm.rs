@@ -62,10 +62,38 @@ impl Disk {
     pub fn by_id(&self) -> PathBuf {
         PathBuf::from("/dev/disk/by-id").join(match self.bus {
             Bus::Nvme => format!("nvme-QEMU_NVMe_Ctrl_{}", self.name),
-            Bus::Scsi => format!("wwn-{}", self.wwn()),
+            Bus::Scsi => format!("wwn-{:#018x}", self.wwn()),
             Bus::Virtio => format!("virtio-{}", self.name),
             Bus::VirtioWeak => panic!("it says nothing of itself"),
         })
+    }
+
+    /// Everything on it. One with a cache is read when the machine is off.
+    pub fn content(&self) -> Vec<u8> {
+        if !self.has_cache() {
+            return std::fs::read(&self.file).unwrap();
+        }
+        let raw = self.file.with_extension("read");
+        let read = Command::new("qemu-img").args(["convert", "-O", "raw"]).args([&self.file, &raw]).status();
+        assert!(read.unwrap().success(), "{} cannot be read", self.file.display());
+        let bytes = std::fs::read(&raw).unwrap();
+        std::fs::remove_file(raw).unwrap();
+        bytes
+    }
+
+    /// Of everything on it.
+    pub fn hash(&self) -> Vec<u8> {
+        ring::digest::digest(&ring::digest::SHA256, &self.content()).as_ref().to_vec()
+    }
+
+    fn has_cache(&self) -> bool {
+        self.file.extension().is_some_and(|kind| kind == "qcow2")
+    }
+
+    /// In another place.
+    pub fn at(mut self, slot: u32) -> Disk {
+        self.slot = slot;
+        self
     }
 
     /// More properties of its `-device`.
@@ -81,13 +109,14 @@ impl Disk {
     }
 
     /// Of the name, so that it goes where the disk goes.
-    fn wwn(&self) -> String {
+    fn wwn(&self) -> u64 {
         let hash = self.name.bytes().fold(0u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        format!("0x5000c50{:09x}", hash & 0xf_ffff_ffff)
+        0x5000_c500_0000_0000 | hash & 0xf_ffff_ffff
     }
 
     fn blockdev(&self) -> Value {
-        json!({"driver": "raw", "node-name": format!("file-{}", self.name), "discard": self.discard, "cache": {"no-flush": true},
+        let driver = if self.has_cache() { "qcow2" } else { "raw" };
+        json!({"driver": driver, "node-name": format!("file-{}", self.name), "discard": self.discard, "cache": {"no-flush": true},
             "file": {"driver": "file", "filename": self.file}})
     }
 
@@ -142,6 +171,16 @@ impl Vm {
     pub fn disk(&self, name: &str, bus: Bus, slot: u32, size: u64) -> Disk {
         let file = self.dir.path(&format!("{name}.img"));
         crate::support::disk::sparse(&file, size);
+        Disk { name: name.to_owned(), bus, slot, file, more: json!({}), discard: "unmap" }
+    }
+
+    /// The same with a cache that a power cut empties: what qcow2 has not written of its tables is lost with qemu, and a
+    /// flush of the guest writes them. A raw file would keep every write that qemu ever took.
+    pub fn disk_with_cache(&self, name: &str, bus: Bus, slot: u32, size: u64) -> Disk {
+        let file = self.dir.path(&format!("{name}.qcow2"));
+        let made =
+            Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&file).arg(size.to_string()).status();
+        assert!(made.unwrap().success());
         Disk { name: name.to_owned(), bus, slot, file, more: json!({}), discard: "unmap" }
     }
 
@@ -202,10 +241,15 @@ impl Vm {
         }
     }
 
-    /// An orderly reboot with disks as they are said to be now: everything is written, then the power goes.
-    pub fn reboot(&self) {
+    /// Everything is written, then the power goes.
+    pub fn power_off(&self) {
         self.sh("sync; echo s > /proc/sysrq-trigger; sleep 1");
         self.power_cut();
+    }
+
+    /// An orderly reboot with disks as they are said to be now.
+    pub fn reboot(&self) {
+        self.power_off();
         self.power_on();
     }
 
