@@ -129,6 +129,18 @@ fn a_bcache_disk_is_in_use_and_refused_when_it_is_stopped() {
 }
 
 #[test]
+fn a_cache_of_bcache_is_in_use_and_refused_when_its_set_is_stopped() {
+    let make = "modprobe bcache; make-bcache --bucket 128k -C $D; udevadm settle
+        B=/sys/block/$(basename $(readlink -f $D))/bcache
+        [ -e $B ] || readlink -f $D >/sys/fs/bcache/register
+        until [ -e $B/set ]; do sleep 0.1; done";
+    let end = "udevadm settle; B=/sys/block/$(basename $(readlink -f $D))/bcache
+        echo 1 >$B/set/stop; while [ -e $B ]; do sleep 0.1; done";
+    let object = Object { name: "cache", make, held: "held by bcache", end, left: "bcache" };
+    keeps_its_device(&object, 74 * MIB);
+}
+
+#[test]
 fn a_filesystem_that_the_host_mounted_after_the_agent_started_is_in_use_and_refused_when_it_is_unmounted() {
     let make = "mkfs.ext4 -q -O ^has_journal -E lazy_itable_init=0 $D; mkdir -p /mnt/kernel; mount $D /mnt/kernel; echo stays >/mnt/kernel/file";
     let end = "umount /mnt/kernel";

@@ -6,7 +6,6 @@ use crate::support::disk::{has, is_zero};
 use crate::vm::{Bus, Disk};
 use serde_json::{Value, json};
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
 const SIZE: u64 = 128 * MIB;
 const SECRET: &str = "a tenants secret";
@@ -29,42 +28,40 @@ struct Rung {
     ways: (&'static str, &'static str),
 }
 
-/// The same disks for every cleaning, one after the other.
-fn ladder(turn: &Turn) -> &'static [(Rung, Disk, PathBuf)] {
-    static LADDER: OnceLock<Vec<(Rung, Disk, PathBuf)>> = OnceLock::new();
+/// New ones for each cleaning: a volume keeps what was promised when it was offered.
+fn ladder(turn: &Turn, cleaning: &str) -> Vec<(Rung, Disk, PathBuf)> {
     let rung = |name, bus, more, can, ways| Rung { name, bus, more, lies: false, can, ways };
-    LADDER.get_or_init(|| {
-        [
-            rung("nvme", Bus::Nvme, json!({}), (true, true), ("punch-hole", "discard")),
-            Rung { lies: true, ..rung("nvmelies", Bus::Nvme, json!({}), (true, true), ("punch-hole", "punch-hole")) },
-            rung("thin", Bus::Scsi, json!({}), (true, true), ("punch-hole", "discard")),
-            rung("thick", Bus::Scsi, json!({"discard_granularity": 0}), (false, true), ("punch-hole", "punch-hole")),
-            rung("virtio", Bus::Virtio, json!({}), (true, true), ("punch-hole", "discard")),
-            rung("nowz", Bus::Virtio, json!({"write-zeroes": false}), (true, false), ("zero-range", "discard")),
-            rung(
-                "neither",
-                Bus::Virtio,
-                json!({"write-zeroes": false, "discard": false}),
-                (false, false),
-                ("zero-range", "zero-range"),
-            ),
-        ]
-        .into_iter()
-        .map(|rung| {
-            let made = |disk: Disk| {
-                let disk = disk.with(rung.more.clone());
-                if rung.lies { disk.ignores_discard() } else { disk }
-            };
-            let disk = turn.spare_with(rung.name, rung.bus, SIZE, made);
-            let queue = format!("/sys/block/$(basename $(readlink -f {}))/queue", disk.by_id().display());
-            let can = turn.vm.sh(&format!("cd {queue}; cat discard_max_bytes write_zeroes_max_bytes"));
-            let can: Vec<bool> = can.lines().map(|bytes| bytes != "0").collect();
-            assert_eq!(can, [rung.can.0, rung.can.1], "{} is not what it is to be", rung.name);
-            let path = turn.choose(&disk.by_id(), rung.name);
-            (rung, disk, path)
-        })
-        .collect()
+    [
+        rung("nvme", Bus::Nvme, json!({}), (true, true), ("punch-hole", "discard")),
+        Rung { lies: true, ..rung("liar", Bus::Nvme, json!({}), (true, true), ("punch-hole", "punch-hole")) },
+        rung("thin", Bus::Scsi, json!({}), (true, true), ("punch-hole", "discard")),
+        rung("thick", Bus::Scsi, json!({"discard_granularity": 0}), (false, true), ("punch-hole", "punch-hole")),
+        rung("virtio", Bus::Virtio, json!({}), (true, true), ("punch-hole", "discard")),
+        rung("nowz", Bus::Virtio, json!({"write-zeroes": false}), (true, false), ("zero-range", "discard")),
+        rung(
+            "neither",
+            Bus::Virtio,
+            json!({"write-zeroes": false, "discard": false}),
+            (false, false),
+            ("zero-range", "zero-range"),
+        ),
+    ]
+    .into_iter()
+    .map(|rung| {
+        let made = |disk: Disk| {
+            let disk = disk.with(rung.more.clone());
+            if rung.lies { disk.ignores_discard() } else { disk }
+        };
+        let name = format!("{cleaning}{}", rung.name);
+        let disk = turn.spare_with(&name, rung.bus, SIZE, made);
+        let queue = format!("/sys/block/$(basename $(readlink -f {}))/queue", disk.by_id().display());
+        let can = turn.vm.sh(&format!("cd {queue}; cat discard_max_bytes write_zeroes_max_bytes"));
+        let can: Vec<bool> = can.lines().map(|bytes| bytes != "0").collect();
+        assert_eq!(can, [rung.can.0, rung.can.1], "{} is not what it is to be", rung.name);
+        let path = turn.choose(&disk.by_id(), &name);
+        (rung, disk, path)
     })
+    .collect()
 }
 
 /// What the kernel has counted: write requests, sectors of them, discarded sectors.
@@ -88,7 +85,7 @@ fn way_of_event(turn: &Turn, pv: &Pv) -> String {
 /// A tenant's data on each disk, a release, and what became of it.
 fn cleans(cleaning: &str) {
     let turn = under(&json!({"cleaning": cleaning}));
-    let ladder = ladder(&turn);
+    let ladder = ladder(&turn, cleaning);
     let volumes: Vec<Pv> = ladder.iter().map(|(_, _, path)| turn.offered(path)).collect();
     for ((_, disk, _), pv) in ladder.iter().zip(&volumes) {
         turn.bind(pv);
@@ -128,6 +125,7 @@ fn cleans(cleaning: &str) {
         assert_eq!(is_zero(&disk.file), cleaning != "quick", "{what}");
         assert_eq!(has(&disk.file, FAR, SECRET), cleaning == "quick", "{what}");
         assert!(!has(&disk.file, NEAR, SECRET) && !has(&disk.file, 0, SECRET), "{what}");
+        turn.take_out(disk, path);
     }
 }
 

@@ -17,6 +17,9 @@ const CHOSEN: &str = "/dev/disk/chosen";
 /// Nothing tells the agent when a swap device or an array is given up.
 const POLL: &str = "LP_POLLING_INTERVAL=3s";
 
+/// Of the PCI bus, those that disks are in.
+static SLOTS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+
 struct Node {
     cluster: Cluster,
     turns: Mutex<Turns>,
@@ -97,12 +100,26 @@ impl Turn {
     /// Puts it in, as it is made to be.
     pub fn spare_with(&self, name: &str, bus: Bus, size: u64, made: impl FnOnce(Disk) -> Disk) -> Disk {
         static LUNS: AtomicU32 = AtomicU32::new(1);
-        static SLOTS: AtomicU32 = AtomicU32::new(0x10);
-        let slot = if bus == Bus::Scsi { &LUNS } else { &SLOTS }.fetch_add(1, Ordering::Relaxed);
+        let slot = match bus {
+            Bus::Scsi => LUNS.fetch_add(1, Ordering::Relaxed),
+            _ => {
+                let mut used = SLOTS.lock().unwrap();
+                let free = (0x10..0x20).find(|slot| !used.contains(slot)).expect("the PCI bus has room");
+                used.push(free);
+                free
+            }
+        };
         let disk = made(self.vm.disk(&format!("spare-{name}"), bus, slot, size));
         self.vm.attach(&disk);
         self.is_there(&disk.by_id());
         disk
+    }
+
+    /// Takes a disk out for good, and with it the link to it.
+    pub fn take_out(&self, disk: &Disk, link: &Path) {
+        self.vm.sh(&format!("rm {}", link.display()));
+        self.vm.detach(disk);
+        SLOTS.lock().unwrap().retain(|slot| disk.bus == Bus::Scsi || *slot != disk.slot);
     }
 
     pub fn is_there(&self, path: &Path) {
