@@ -4,6 +4,7 @@
 
 mod cluster;
 mod hotplug;
+mod identity;
 mod pods;
 #[path = "../support/mod.rs"]
 mod support;
