@@ -6,6 +6,7 @@ mod cluster;
 mod hotplug;
 mod identity;
 mod pods;
+mod power;
 #[path = "../support/mod.rs"]
 mod support;
 mod swapped;
