@@ -183,9 +183,9 @@ impl Kube {
         self.kubectl(&["-n", self.namespace, "delete", "pod", name, "--now"]);
     }
 
-    /// Whether a device of the node holds these bytes anywhere: read by a pod, since pods are what every cluster has.
+    /// Whether a device of the node holds this text anywhere: read by a pod, since pods are what every cluster has.
     pub fn node_finds(&self, text: &str, device: &Path) -> bool {
-        let script = format!("grep -qaF '{text}' {}", device.display());
+        let script = format!("grep -qa '{text}' {}", device.display());
         let container = json!({"name": "main", "image": self.image, "command": ["/bin/sh", "-c", script],
             "securityContext": {"privileged": true}, "volumeMounts": [{"name": "dev", "mountPath": "/dev"}]});
         self.apply(

@@ -7,11 +7,13 @@ mod cluster;
 mod daemonset;
 mod faults;
 mod hotplug;
+mod identity;
 mod kernel;
 mod kube;
 mod ladder;
 mod names;
 mod pods;
+mod power;
 mod restarts;
 mod shared;
 #[path = "../support/mod.rs"]
