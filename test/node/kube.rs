@@ -185,7 +185,8 @@ impl Kube {
 
     /// Whether a device of the node holds this text anywhere: read by a pod, since pods are what every cluster has.
     pub fn node_finds(&self, text: &str, device: &Path) -> bool {
-        let script = format!("grep -qa '{text}' {}", device.display());
+        // To busybox's grep each zero is a line of its own: without them it is a hundred times as fast.
+        let script = format!("tr -d '\\000' < {} | grep -qa '{text}'", device.display());
         let container = json!({"name": "main", "image": self.image, "command": ["/bin/sh", "-c", script],
             "securityContext": {"privileged": true}, "volumeMounts": [{"name": "dev", "mountPath": "/dev"}]});
         self.apply(

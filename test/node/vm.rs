@@ -247,12 +247,6 @@ impl Vm {
         self.power_cut();
     }
 
-    /// An orderly reboot with disks as they are said to be now.
-    pub fn reboot(&self) {
-        self.power_off();
-        self.power_on();
-    }
-
     /// Shell commands in it, all of which must succeed: what they printed.
     pub fn sh(&self, script: &str) -> String {
         let (code, out) = self.try_sh(script);
