@@ -156,12 +156,14 @@ impl<W: Workers> Loop<W> {
         self.state.snapshot.wall = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
         self.settle_memory();
         let mut plan = Plan::default();
+        let mut deletes = false;
         for round in 0..ROUNDS {
             self.state.snapshot.entropy = random();
             plan = decide(&self.state.snapshot);
             let settled = plan.writes.is_empty() && plan.marker.is_none();
             self.write_down(&mut plan);
             self.dispatch(&plan);
+            deletes |= plan.actions.iter().any(|action| matches!(action, Action::DeletePv { .. }));
             if settled {
                 break;
             }
@@ -174,17 +176,18 @@ impl<W: Workers> Loop<W> {
         if let Some(request) = self.state.look(&plan) {
             self.workers.look(request);
         }
-        self.publish(&mut plan);
+        self.publish(&mut plan, deletes);
         if matches!(self.state.snapshot.memory, Memory::Locked { .. }) {
             plan.wake(self.ledger_retry);
         }
         plan.wake_at
     }
 
-    /// Shows what was decided, but not at every turn of a burst: it costs as much as the decision.
-    fn publish(&mut self, plan: &mut Plan) {
+    /// Shows what was decided, but not at every turn of a burst: it costs as much as the decision. Why a volume is deleted
+    /// is said at once: with the volume the reason is gone.
+    fn publish(&mut self, plan: &mut Plan, deletes: bool) {
         let now = self.state.snapshot.now;
-        if now < self.next_publish {
+        if now < self.next_publish && !deletes {
             return plan.wake(self.next_publish);
         }
         self.next_publish = now + PUBLISH_EVERY;

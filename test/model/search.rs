@@ -179,8 +179,11 @@ fn every_order_of_a_tenants_life_and_a_deletion() {
 fn every_order_of_a_tenants_life_and_disks_that_move_or_are_not_known_again() {
     let weak = || vec![Disk::weak(), Disk::weak()];
     let budget = Budget { binds: 1, reboots: 1, approvals: 1, ..NONE };
-    search("two weak volumes, a claim; a reboot, an approval", settled(weak(), &[], 2, budget));
-    search("the same under weakIdentity: trust", settled(weak(), &[("weakIdentity", "trust")], 2, budget));
+    // Offers may be withdrawn then and made anew: with two of them, or an approval, there are too many orders.
+    let reboot = Budget { binds: 1, reboots: 1, ..NONE };
+    search("one weak volume, a claim; a reboot", settled(weak(), &[], 1, reboot));
+    let trust = [("weakIdentity", "trust")];
+    search("two under weakIdentity: trust; an approval besides", settled(weak(), &trust, 2, budget));
     if large() {
         let budget = Budget { binds: 1, hotplug: 2, ..NONE };
         search("two volumes, a claim; disks and links move", settled(strong_pair(), &[], 2, budget));
