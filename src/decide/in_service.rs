@@ -74,7 +74,9 @@ fn withdraw(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, why: String
     {
         reason = format!("{why}; withdrawing the PersistentVolume failed and is tried again: {failed}");
     }
-    ctx.report(entry, Word::Error, reason)
+    let mut report = ctx.report(entry, Word::Error, reason);
+    report.next = Some("take names that stay with a device, as in /dev/disk/by-id, or put the devices back".to_owned());
+    report
 }
 
 /// Settings that have not been read yet may say so.

@@ -111,7 +111,6 @@ impl Turn {
         };
         let disk = made(self.vm.disk(&format!("spare-{name}"), bus, slot, size));
         self.vm.attach(&disk);
-        self.is_there(&disk.by_id());
         disk
     }
 

@@ -88,8 +88,13 @@ impl Drop for Yours {
         // Claims are gone and nothing is offered: what is cleaned still is deleted by the agent, the rest here.
         let released = |pv: &Value| pv["status"]["phase"] == "Released";
         let _ = crate::kube::until(BOOT, || (!self.pvs().iter().any(released)).then_some(()));
-        let selector = format!("{}={}", names::NODE_LABEL_IO, self.node);
-        let _ = self.try_kubectl(&["delete", "pv", "-l", &selector], "");
+        // Not one that somebody else has claimed meanwhile.
+        let free = |pv: &Value| {
+            pv["status"]["phase"] == "Available" && pv["metadata"]["labels"][names::NODE_LABEL_IO] == json!(self.node)
+        };
+        for pv in self.pvs().iter().filter(|pv| free(pv)) {
+            let _ = self.try_kubectl(&["delete", "pv", pv["metadata"]["name"].as_str().unwrap_or_default()], "");
+        }
         if !self.had_agent {
             let _ = self.try_kubectl(&["delete", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")], "");
         }
