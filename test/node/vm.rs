@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 const NODE_VM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/node-vm");
@@ -187,7 +187,7 @@ impl Vm {
     /// Puts a disk in, whether the machine is on or off.
     pub fn attach(&self, disk: &Disk) {
         self.disks.lock().unwrap().push(disk.clone());
-        if self.running.lock().unwrap().is_some() {
+        if self.running().is_some() {
             self.qmp("blockdev-add", disk.blockdev());
             self.qmp("device_add", disk.device());
             let link = if disk.bus == Bus::VirtioWeak { disk.by_path() } else { disk.by_id() };
@@ -198,7 +198,7 @@ impl Vm {
     /// Takes a disk out. With the machine on, its kernel is asked to let go, and does.
     pub fn detach(&self, disk: &Disk) {
         self.disks.lock().unwrap().retain(|other| other.name != disk.name);
-        if self.running.lock().unwrap().is_some() {
+        if self.running().is_some() {
             self.qmp("device_del", json!({"id": disk.name}));
             eventually(&format!("{} is out", disk.name), || {
                 self.try_qmp("blockdev-del", json!({"node-name": format!("file-{}", disk.name)})).ok()
@@ -230,12 +230,17 @@ impl Vm {
         let id = std::process::id();
         agent.send(&json!({"execute": "guest-sync", "arguments": {"id": id}}));
         while agent.answer(BOOT).unwrap_or_else(|why| panic!("no boot: {why}\n{}", self.console())) != json!(id) {}
-        *self.running.lock().unwrap() = Some(Running { qemu, agent, qmp });
+        *self.running() = Some(Running { qemu, agent, qmp });
+    }
+
+    /// What a failed test left here is still good for switching it off.
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// SIGKILL to qemu: nothing is flushed, nobody is asked.
     pub fn power_cut(&self) {
-        if let Some(mut running) = self.running.lock().unwrap().take() {
+        if let Some(mut running) = self.running().take() {
             let _ = running.qemu.kill();
             let _ = running.qemu.wait();
         }
@@ -280,18 +285,15 @@ impl Vm {
     }
 
     fn try_qmp(&self, command: &str, arguments: Value) -> Result<Value, String> {
-        let mut running = self.running.lock().unwrap();
+        let mut running = self.running();
         let running = running.as_mut().ok_or("it is switched off")?;
         running.qmp.ask(&json!({"execute": command, "arguments": arguments}), Duration::from_secs(60))
     }
 
     fn agent(&self, command: &str, arguments: Value) -> Value {
-        let mut running = self.running.lock().unwrap();
-        let running = running.as_mut().expect("it is switched on");
-        running
-            .agent
-            .ask(&json!({"execute": command, "arguments": arguments}), COMMAND)
-            .unwrap_or_else(|why| panic!("{command}: {why}\n{}", self.console()))
+        let request = json!({"execute": command, "arguments": arguments});
+        let answer = self.running().as_mut().expect("it is switched on").agent.ask(&request, COMMAND);
+        answer.unwrap_or_else(|why| panic!("{command}: {why}\n{}", self.console()))
     }
 
     /// The end of what the kernel and PID 1 said.
