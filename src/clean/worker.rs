@@ -290,6 +290,7 @@ mod tests {
                 evidence,
                 permission: Permission::Release,
                 cleaning: Cleaning::Quick,
+                cleaner: None,
                 resume_at: 0,
             }));
             path

@@ -70,7 +70,7 @@ pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: 
     let resume_at = entry.progress.filter(|p| p.cleaning == cleaning).map_or(0, |p| p.done);
     let id = JobId(u64::from_str_radix(&ctx.draw(16), 16).unwrap_or_default());
     let evidence = memory::evidence(group.device, &ctx.s.boot_id);
-    let job = CleanJob { id, path, evidence, permission, cleaning, resume_at };
+    let job = CleanJob { id, path, evidence, permission, cleaning, cleaner: None, resume_at };
     ctx.act(Action::StartCleaning { entry: entry.id.clone(), job });
     ctx.say(entry, Word::Cleaning, "opening the device");
 }

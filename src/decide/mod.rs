@@ -178,6 +178,7 @@ impl<'a> Ctx<'a> {
             id: EntryId(self.draw(16)),
             state,
             path: path.to_path_buf(),
+            discovered: None,
             evidence: entries::evidence(group.device, &self.s.boot_id),
             promise,
             progress: None,

@@ -165,7 +165,7 @@ impl BlockFile {
                     .map_err(|errno| asked(errno.into()))?;
                 Ok(size)
             }
-            Place::File { .. } => Ok(self.file.metadata().map_err(asked)?.len()),
+            Place::File { .. } | Place::Directory { .. } => Ok(self.file.metadata().map_err(asked)?.len()),
         }
     }
 

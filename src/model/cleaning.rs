@@ -1,12 +1,13 @@
 //! The words of a cleaning: how, on whose permission, and how it ended.
 
 use super::device::{Evidence, InUse};
+use super::discovery::Cleaner;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// What the settings promise (`cleaning`). Ordered by strength.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Cleaning {
     /// The first 100 MiB, 100 MiB at each Ceph label position, and the last MiB.
     #[default]
@@ -15,6 +16,10 @@ pub enum Cleaning {
     Discard,
     /// Every byte.
     Zero,
+    /// As the class of a discovery directory says ([`Cleaner`]).
+    ByClass,
+    /// Not at all: an administrator put it into a discovery directory, and it was never offered before.
+    AsFound,
 }
 
 impl Cleaning {
@@ -23,6 +28,8 @@ impl Cleaning {
             Cleaning::Quick => "quick",
             Cleaning::Discard => "discard",
             Cleaning::Zero => "zero",
+            Cleaning::ByClass => "by-class",
+            Cleaning::AsFound => "as-found",
         }
     }
 
@@ -58,6 +65,8 @@ pub struct CleanJob {
     pub evidence: Evidence,
     pub permission: Permission,
     pub cleaning: Cleaning,
+    /// With [`Cleaning::ByClass`]: how.
+    pub cleaner: Option<Cleaner>,
     /// Bytes of the plan of ranges that an earlier run of this very cleaning has done (0: from the start).
     pub resume_at: u64,
 }

@@ -1,6 +1,7 @@
 //! What this node remembers of each device (SAFETY section 3). Plain data; `ledger` keeps it in files.
 
 use super::cleaning::Cleaning;
+use super::discovery::Discovered;
 use super::device::{Comparison, Device, Evidence, Identity, Place};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -78,6 +79,7 @@ pub enum Outcome {
     CleanedQuick,
     CleanedDiscard,
     CleanedZero,
+    CleanedByClass,
     /// The PV goes all the same (as in the seed), and the device is dirty then.
     Failed,
 }
@@ -88,6 +90,7 @@ impl Outcome {
             Cleaning::Quick => Outcome::CleanedQuick,
             Cleaning::Discard => Outcome::CleanedDiscard,
             Cleaning::Zero => Outcome::CleanedZero,
+            Cleaning::ByClass | Cleaning::AsFound => Outcome::CleanedByClass,
         }
     }
 
@@ -96,6 +99,7 @@ impl Outcome {
             Outcome::CleanedQuick => Some(Cleaning::Quick),
             Outcome::CleanedDiscard => Some(Cleaning::Discard),
             Outcome::CleanedZero => Some(Cleaning::Zero),
+            Outcome::CleanedByClass => Some(Cleaning::ByClass),
             Outcome::Owed | Outcome::Failed => None,
         }
     }
@@ -163,6 +167,9 @@ pub struct Entry {
     pub state: State,
     /// Where it was found last, or the PV's `spec.local.path`.
     pub path: PathBuf,
+    /// Where it lies when it is one of a discovery directory; `None` for raw devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovered: Option<Discovered>,
     /// What it was recognised by when the state was entered.
     pub evidence: Evidence,
     /// What the settings promised when it was offered.

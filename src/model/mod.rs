@@ -3,9 +3,11 @@
 pub mod chain;
 pub mod cleaning;
 pub mod device;
+pub mod discovery;
 pub mod duration;
 pub mod flat_map;
 pub mod memory;
+pub mod name_pattern;
 pub mod names;
 pub mod partition_table;
 pub mod quantity;

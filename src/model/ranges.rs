@@ -50,7 +50,7 @@ impl Ranges {
                 let tail = tail - tail % GRAIN..size;
                 merged(heads.chain([tail]).collect())
             }
-            Cleaning::Zero | Cleaning::Discard => merged(vec![0..size]),
+            Cleaning::Zero | Cleaning::Discard | Cleaning::ByClass | Cleaning::AsFound => merged(vec![0..size]),
         };
         let total = ranges.iter().map(|range| range.end - range.start).sum();
         Ranges { ranges, total }

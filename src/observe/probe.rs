@@ -109,7 +109,7 @@ impl Prober {
     pub fn resolve(&self, path: &Path) -> Result<Spot, ProbeError> {
         let pinned = pin(path)?;
         match self.place(&pinned)? {
-            place @ Place::File { .. } => Ok(Spot { place, disk: place, diskseq: None }),
+            place @ (Place::File { .. } | Place::Directory { .. }) => Ok(Spot { place, disk: place, diskseq: None }),
             place @ Place::Block { major, minor } => {
                 let node = self.host.sysfs.node(DeviceNumber { major, minor }).map_err(no_facts)?;
                 let disk = node.disk().map_err(no_facts)?.unwrap_or(node);
@@ -160,7 +160,7 @@ impl Prober {
                     LookError::Probe(error) => error,
                 })?
             }
-            Place::File { .. } => regular_file(&pinned, place, depth, around)?,
+            Place::File { .. } | Place::Directory { .. } => regular_file(&pinned, place, depth, around)?,
         };
         if expected.is_some_and(|expected| expected.diskseq != device.diskseq || expected.disk != device.disk) {
             return Err(failed("its medium was changed while it was looked at".to_owned()));

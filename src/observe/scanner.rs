@@ -161,6 +161,7 @@ impl Scan {
                 // Without knowing what is in use, nothing is known.
                 let failed = |path: PathBuf| Observation {
                     selected: selected.contains(&path),
+                    discovered: None,
                     device: Err(ProbeError::Failed { error: why.clone() }),
                     path,
                 };
@@ -184,7 +185,7 @@ impl Scan {
                     Some(Err(error)) => Err(error.clone()),
                     None => Err(ProbeError::NoAnswer),
                 };
-                Observation { selected: selected.contains(&path), device, path }
+                Observation { selected: selected.contains(&path), discovered: None, device, path }
             })
             .collect();
         Some(ScanReport { generation: request.generation, observations, error })
@@ -466,6 +467,8 @@ mod tests {
     fn request(untouched: &[&str]) -> ScanRequest {
         let filter = regex_lite::Regex::new(".").unwrap();
         ScanRequest {
+            directories: Vec::new(),
+            discovered: BTreeMap::new(),
             generation: 7,
             selection: Some(Selection { device_dir: "/dev".into(), filter }),
             extra: BTreeSet::new(),

@@ -574,7 +574,7 @@ impl State {
         extra.extend(self.snapshot.entries.values().map(|entry| entry.path.clone()));
         let generation = self.snapshot.turn;
         self.looks = Looks { wanted: false, in_flight: Some(generation), selection: selection.clone() };
-        Some(ScanRequest { generation, selection, extra, untouched })
+        Some(ScanRequest { generation, selection, extra, untouched, ..ScanRequest::default() })
     }
 }
 

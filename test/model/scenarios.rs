@@ -123,7 +123,7 @@ impl Scene {
     }
 
     fn see(mut self, path: &Path, device: Device) -> Scene {
-        let observation = Observation { path: path.into(), selected: true, device: Ok(device) };
+        let observation = Observation { path: path.into(), discovered: None, selected: true, device: Ok(device) };
         self.0.snapshot.scan.as_mut().unwrap().observations.insert(path.into(), observation);
         self
     }
@@ -149,6 +149,7 @@ impl Scene {
             id: entry_id(slot),
             state,
             path: slot_path(slot),
+            discovered: None,
             evidence: memory::evidence(self.device(slot), "boot-1"),
             promise: Cleaning::Quick,
             progress: None,

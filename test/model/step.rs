@@ -456,6 +456,7 @@ impl World {
             .union(&request.extra)
             .map(|path| Observation {
                 path: path.clone(),
+                discovered: None,
                 selected: selected.contains(path),
                 device: self
                     .at_path(path)
