@@ -1,8 +1,8 @@
 //! What this node remembers of each device (SAFETY section 3). Plain data; `ledger` keeps it in files.
 
 use super::cleaning::Cleaning;
-use super::discovery::Discovered;
 use super::device::{Comparison, Device, Evidence, Identity, Place};
+use super::discovery::Discovered;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -78,7 +78,15 @@ impl Bench {
     fn resume(&self, path: &Path, evidence: Evidence, permission: Permission, cleaning: Cleaning, at: u64) -> JobId {
         let id = JobId(NEXT_JOB.fetch_add(1, Ordering::Relaxed));
         let path = path.to_owned();
-        self.tell(CleanCommand::Start(CleanJob { id, path, evidence, permission, cleaning, cleaner: None, resume_at: at }));
+        self.tell(CleanCommand::Start(CleanJob {
+            id,
+            path,
+            evidence,
+            permission,
+            cleaning,
+            cleaner: None,
+            resume_at: at,
+        }));
         id
     }
 

@@ -434,6 +434,8 @@ fn scan(prober: Prober) -> Scan {
 
 fn request(dir: &Path, untouched: &[&Path]) -> ScanRequest {
     ScanRequest {
+        directories: Vec::new(),
+        discovered: std::collections::BTreeMap::new(),
         generation: 1,
         selection: Some(Selection { device_dir: dir.to_owned(), filter: regex_lite::Regex::new(".").unwrap() }),
         extra: untouched.iter().map(|path| path.to_path_buf()).collect(),
