@@ -171,6 +171,7 @@ mod tests {
             state: State::Clean { by: Cleaning::Quick },
             path: "/dev/x".into(),
             discovered: None,
+            cleaner: None,
             evidence: Evidence {
                 boot_id: "b".into(),
                 place: Place::Block { major: 8, minor: 0 },

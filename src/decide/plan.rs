@@ -190,6 +190,9 @@ pub struct Report {
     pub progress: Option<ProgressReport>,
     /// Whether the current settings select it.
     pub selected: bool,
+    /// The Event that says so, where it is not the one of the state.
+    #[serde(skip)]
+    pub event: Option<Reason>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]

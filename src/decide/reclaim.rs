@@ -4,11 +4,12 @@
 use super::devices::Home;
 use super::in_service::Misplaced;
 use super::plan::{Action, Word};
-use super::{Ctx, adopt, cleaning, in_service, raw_device};
+use super::{Ctx, adopt, cleaning, discovery, in_service, raw_device};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::Permission;
 use crate::model::device::{Comparison, Content, Protection};
 use crate::model::memory::{self, Entry, Outcome, Owed, PvRef, State};
+use crate::model::reason::Reason;
 use crate::settings::WeakIdentity;
 
 /// `released`, `dirty`, `quarantined`.
@@ -35,7 +36,7 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         };
         return ctx.write(entry, state);
     };
-    if pv.status.phase != Phase::Released {
+    if !discovery::is_to_be_cleaned(pv) {
         // Somebody put it back into service: what was owed for the release is void, or data in use would be lost.
         if !cleaning::let_go_of(ctx, entry, "the PersistentVolume is not Released any more") {
             ctx.write(entry, in_service::state_of(pv));
@@ -70,6 +71,13 @@ fn released_elsewhere(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, m
         return;
     }
     match misplaced {
+        Misplaced::Absent if entry.discovered.is_some() => {
+            // As in the original: what is not there cannot be cleaned, and its volume stays until a person decides.
+            let mut report = ctx.report(entry, Word::Absent, "it is not there, so it cannot be cleaned");
+            report.next = Some(format!("mount it again, or kubectl delete pv {}", pv.metadata.name));
+            report.event = Some(Reason::VolumeFailedDelete);
+            ctx.push(report);
+        }
         Misplaced::Absent if ctx.s.looked_since_change(&entry.id) => {
             // The release is on record: the device is cleaned when it comes back, and the PV need not wait for it.
             delete(ctx, entry, pv, Outcome::Owed);
@@ -192,7 +200,7 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
     if let Some(back) = came_back(ctx, index, pv) {
         return ctx.write(entry, back);
     }
-    let released = pv.and_then(|pv| ctx.s.pv_by_uid(&pv.name, &pv.uid)).filter(|pv| pv.status.phase == Phase::Released);
+    let released = pv.and_then(|pv| ctx.s.pv_by_uid(&pv.name, &pv.uid)).filter(|pv| discovery::is_to_be_cleaned(pv));
     let other_claim = ctx.devices.claims_beside(index, released.map(|pv| pv.metadata.uid.as_str())).map(|c| c.name);
     let group = &ctx.devices.groups[index];
     if ctx.approved(nonce) && other_claim.is_none() && group.problem.is_none() {
@@ -205,7 +213,7 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
     let blank = group.device.content == Content::Blank && looked;
     if blank && other_claim.is_none() && released.is_none() && group.device.protection.is_none() {
         // Blank needs no permission: nobody's data is there any more.
-        return ctx.write(entry, State::Preparing);
+        return ctx.write(entry, raw_device::when_blank(entry));
     }
     if ctx.approved(nonce) && other_claim.is_some() {
         // Approved while another volume names the device: what that one leaves there nobody has approved.

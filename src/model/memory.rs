@@ -2,7 +2,7 @@
 
 use super::cleaning::Cleaning;
 use super::device::{Comparison, Device, Evidence, Identity, Place};
-use super::discovery::Discovered;
+use super::discovery::{Cleaner, Discovered};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -170,6 +170,9 @@ pub struct Entry {
     /// Where it lies when it is one of a discovery directory; `None` for raw devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub discovered: Option<Discovered>,
+    /// How its class has it cleaned, as of its last offer: a release is finished so also where the class is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleaner: Option<Cleaner>,
     /// What it was recognised by when the state was entered.
     pub evidence: Evidence,
     /// What the settings promised when it was offered.

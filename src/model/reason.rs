@@ -18,10 +18,16 @@ pub enum Reason {
     DeviceDirUnreadable,
     MemoryLost,
     LedgerUnwritable,
+    ConfigInvalid,
+    ConfigWarning,
+    VolumeDelete,
+    VolumeFailedDelete,
+    VolumeUnsupportedReclaimPolicy,
+    VolumeUnknownReclaimPolicy,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 20] = [
         Reason::DeviceRefused,
         Reason::DeviceQuarantined,
         Reason::DeviceError,
@@ -36,6 +42,12 @@ impl Reason {
         Reason::DeviceDirUnreadable,
         Reason::MemoryLost,
         Reason::LedgerUnwritable,
+        Reason::ConfigInvalid,
+        Reason::ConfigWarning,
+        Reason::VolumeDelete,
+        Reason::VolumeFailedDelete,
+        Reason::VolumeUnsupportedReclaimPolicy,
+        Reason::VolumeUnknownReclaimPolicy,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -54,6 +66,12 @@ impl Reason {
             Reason::DeviceDirUnreadable => "DeviceDirUnreadable",
             Reason::MemoryLost => "MemoryLost",
             Reason::LedgerUnwritable => "LedgerUnwritable",
+            Reason::ConfigInvalid => "ConfigInvalid",
+            Reason::ConfigWarning => "ConfigWarning",
+            Reason::VolumeDelete => "VolumeDelete",
+            Reason::VolumeFailedDelete => "VolumeFailedDelete",
+            Reason::VolumeUnsupportedReclaimPolicy => "VolumeUnsupportedReclaimPolicy",
+            Reason::VolumeUnknownReclaimPolicy => "VolumeUnknownReclaimPolicy",
         }
     }
 }

@@ -259,6 +259,7 @@ fn about_node(s: &Snapshot) -> Option<About> {
 fn settings_line(settings: &SettingsView) -> String {
     match settings {
         SettingsView::Waiting => "not read yet".to_owned(),
+        SettingsView::Off => "raw devices are not among the sources".to_owned(),
         SettingsView::Unset => "no ConfigMap is named".to_owned(),
         SettingsView::Missing { configmap } => format!("ConfigMap {configmap} does not exist"),
         SettingsView::Invalid { configmap, .. } => format!("ConfigMap {configmap} has errors"),

@@ -2,6 +2,7 @@
 
 use super::event::Event;
 use crate::decide::backoff::{self, Backoff};
+use crate::decide::discovery::is_to_be_cleaned;
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
@@ -197,7 +198,8 @@ impl State {
         }
         let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
         let deleted = pv.metadata.deletion_timestamp.is_some();
-        let vanished = Vanished { name: pv.metadata.name.clone(), phase: pv.status.phase, deleted, offer_id };
+        let released = is_to_be_cleaned(pv);
+        let vanished = Vanished { name: pv.metadata.name.clone(), released, deleted, offer_id };
         self.snapshot.vanished.insert(pv.metadata.uid.clone(), vanished);
     }
 
@@ -270,7 +272,9 @@ impl State {
 
     fn cleaning_ended(&mut self, entry: &EntryId, result: CleanResult) {
         let key = BackoffKey::Clean(entry.clone());
-        let released = self.snapshot.entries.get(entry).is_some_and(|e| e.state.word() == "released");
+        // On raw devices the PV goes also when its cleaning failed, as in the seed.
+        let released =
+            self.snapshot.entries.get(entry).is_some_and(|e| e.state.word() == "released" && e.discovered.is_none());
         // What needs a word in the ledger stays until `decide` has written it; the rest is over.
         let keep = match &result {
             CleanResult::Cleaned { .. } => {

@@ -150,6 +150,7 @@ impl Scene {
             state,
             path: slot_path(slot),
             discovered: None,
+            cleaner: None,
             evidence: memory::evidence(self.device(slot), "boot-1"),
             promise: Cleaning::Quick,
             progress: None,

@@ -70,6 +70,18 @@ pub struct NodeInfo {
     pub system_uuid: String,
 }
 
+/// What a discovery directory's volumes take from their class.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StorageClass {
+    pub metadata: ObjectMeta,
+    /// Absent: `Delete`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reclaim_policy: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    pub mount_options: Vec<String>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConfigMap {
@@ -100,6 +112,8 @@ pub struct PersistentVolumeSpec {
     pub persistent_volume_reclaim_policy: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub storage_class_name: String,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    pub mount_options: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalVolumeSource>,
     #[serde(skip_serializing_if = "Option::is_none")]
