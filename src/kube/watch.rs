@@ -220,10 +220,10 @@ impl<T: Object> WatchMachine<T> {
                     Ok(LineObject { object }) => object,
                     Err(error) => return self.unreadable(now, &format!("{word}: {error}"), line),
                 };
-                if object.meta().name.is_empty() || object.meta().resource_version.is_empty() {
+                if object.name().is_empty() || object.resource_version().is_empty() {
                     return self.unreadable(now, &format!("{word} without name or resourceVersion"), line);
                 }
-                if let Err(reason) = self.progress(object.meta().resource_version.clone()) {
+                if let Err(reason) = self.progress(object.resource_version().to_owned()) {
                     return self.backwards(now, reason);
                 }
                 Line::Go(Some(match word {

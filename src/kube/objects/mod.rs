@@ -1,11 +1,15 @@
 //! Kubernetes objects: only the fields that are used, under their API names.
 //! Unknown fields are dropped on reading; an object is never written back from here whole.
 
+mod claim;
 mod event;
+mod lease;
 mod list;
 mod status;
 
+pub use claim::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
 pub use event::{Event, EventSource, ObjectReference};
+pub use lease::{Lease, LeaseSpec};
 pub use list::{List, ListMeta, Object};
 pub use status::{Status, StatusCause, StatusDetails};
 
