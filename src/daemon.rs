@@ -76,7 +76,7 @@ pub fn run(options: RunOptions) -> Result<(), DaemonError> {
     let client = client(&config, metrics.clone())?;
     let workers = Threads::spawn(&options, &client, &metrics, &events)?;
     let (boot_id, booted_at) = boot()?;
-    let state = State::new(&node_name, options.node.default_configmap.clone(), boot_id, booted_at);
+    let state = State::new(&node_name, options.node.sources(), boot_id, booted_at);
     let pace = Pace {
         polling_interval: options.polling_interval,
         cleanup_interval: options.cleanup_interval,
@@ -173,7 +173,11 @@ impl Threads {
         events: &Sender<Event>,
     ) -> Result<Threads, DaemonError> {
         let node_name = options.node.node_name.clone();
-        let scope = NodeScope { node_label: names::label_value(&node_name), node_name };
+        let scope = NodeScope {
+            node_label: names::label_value(&node_name),
+            node_name,
+            discovery_dir: options.node.discovery.is_some(),
+        };
         let sink = |wrap: fn(_) -> Event| {
             let events = events.clone();
             move |inner| drop(events.send(wrap(inner)))

@@ -72,7 +72,7 @@ pub fn run(options: &PlanOptions) -> Result<String, PlanError> {
 fn gather(options: &PlanOptions) -> Result<State, PlanError> {
     let node_name = &options.node.node_name;
     let boot_id = Proc::default().boot_id().map_err(PlanError::Boot)?;
-    let mut state = State::new(node_name, options.node.default_configmap.clone(), boot_id, u64::MAX);
+    let mut state = State::new(node_name, options.node.sources(), boot_id, u64::MAX);
     let (node, pvs) = match &options.pv_spec {
         Some(path) => {
             let configmap = spec_file(path)?;
@@ -172,7 +172,7 @@ fn remember(state: &mut State, options: &PlanOptions, node: &Node, own_pvs: usiz
     }
     if let Memory::Kept { marker } | Memory::None { marker } = &mut snapshot.memory {
         // The one unfiltered LIST is `run`'s to do.
-        marker.listed = true;
+        (marker.listed, marker.discovery_listed) = (true, true);
     }
     Ok(())
 }

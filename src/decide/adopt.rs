@@ -14,9 +14,6 @@ use crate::settings::Settings;
 use serde_json::{Map, Value, json};
 use std::path::{Component, Path};
 
-/// The annotation of external provisioners, which the original of discovery directories sets.
-pub(super) const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-
 /// A PV with our label and a UID that no entry holds.
 pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
     if is_known(ctx, pv) {

@@ -1,7 +1,6 @@
 //! Volumes of discovery directories: which found ones are offered and which are not, their names, and the
 //! PersistentVolume that each becomes. Once offered they go the way of every volume; nothing here leads to a written byte.
 
-use super::adopt::PROVISIONED_BY;
 use super::plan::{Report, Word};
 use super::snapshot::{BackoffKey, Snapshot};
 use super::{Ctx, adopt, devices, raw_device, volume};
@@ -25,7 +24,7 @@ const ALPHA_AFFINITY: &str = "volume.alpha.kubernetes.io/node-affinity";
 
 /// Whether a PV was made for a discovery directory: by the original, or by us in its place.
 pub fn is_discovered(pv: &PersistentVolume) -> bool {
-    pv.metadata.annotations.contains_key(PROVISIONED_BY)
+    pv.metadata.annotations.contains_key(names::PROVISIONED_BY_ANNOTATION)
 }
 
 /// R, as far as the PV itself says: Released, and cleaning it is ours to do. On raw devices `Retain` only keeps Kubernetes'
@@ -173,7 +172,7 @@ fn persistent_volume(s: &Snapshot, offer: &Offer<'_>) -> PersistentVolume {
     let mut terms = vec![volume::on_host(s.hostname())];
     terms.extend(class.selector.iter().cloned());
     let mut annotations: FlatMap<String, String> = [
-        (PROVISIONED_BY.to_owned(), provisioner(settings, node)),
+        (names::PROVISIONED_BY_ANNOTATION.to_owned(), provisioner(settings, node)),
         (names::IDENTITY_ANNOTATION.to_owned(), offer.device.identity.to_annotation()),
         (names::OFFER_ANNOTATION.to_owned(), offer.offer_id.to_owned()),
     ]
@@ -345,14 +344,14 @@ fn report(ctx: &Ctx<'_>, index: usize, path: &Path, obstacle: Obstacle) -> Repor
 /// Whether a PV was made for this very Node object, as far as its annotation says which one.
 pub(super) fn was_provisioned_on(pv: &PersistentVolume, node: &Node) -> bool {
     let (name, uid) = (&node.metadata.name, &node.metadata.uid);
-    let by = pv.metadata.annotations.get(PROVISIONED_BY);
+    let by = pv.metadata.annotations.get(names::PROVISIONED_BY_ANNOTATION);
     [false, true].iter().any(|name_only| by == Some(&discovery_names::provisioner_name(name, uid, *name_only)))
 }
 
 /// Whether a PV has the shape that we, or the original, give to a volume of a discovery directory of this node.
-pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String> {
+pub fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String> {
     let path = adopt::plain_path(pv)?;
-    let provisioner = pv.metadata.annotations.get(PROVISIONED_BY).map_or("", String::as_str);
+    let provisioner = pv.metadata.annotations.get(names::PROVISIONED_BY_ANNOTATION).map_or("", String::as_str);
     if !discovery_names::is_provisioner_of(provisioner, &s.node_name) {
         return Err(format!("it was provisioned by {provisioner}"));
     }

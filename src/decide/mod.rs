@@ -87,7 +87,7 @@ fn undecided(s: &Snapshot) -> Option<String> {
         }
         Memory::Unknown => return Some("waiting for the ledger".to_owned()),
         Memory::Locked { why } => return Some(why.clone()),
-        Memory::Kept { marker } | Memory::None { marker } if !marker.listed => {
+        Memory::Kept { marker } | Memory::None { marker } if !s.is_listed(marker) => {
             return Some("waiting for the one LIST of all PersistentVolumes, to find volumes to take over".to_owned());
         }
         Memory::Kept { .. } | Memory::None { .. } => {}
@@ -320,6 +320,11 @@ impl<'a> Ctx<'a> {
     /// The same of the config directory.
     fn discovery_notices(&mut self) {
         let Some(view) = &self.s.discovery else { return };
+        if self.s.first_start {
+            let says = "the ledger begins with this start: volumes in discovery directories are offered as they are \
+                        found, also those that hold data, as an administrator put them there";
+            self.notice(Reason::FirstStart, says);
+        }
         if !view.errors.is_empty() {
             let goes_on = if view.settings.is_some() { "the last good settings go on" } else { "nothing is offered" };
             let errors = view.errors.join("; ");
@@ -383,7 +388,7 @@ impl<'a> Ctx<'a> {
 
     /// The one unfiltered LIST, and its answer on its way into the marker.
     fn list_once(&mut self) {
-        let Some(marker) = self.s.memory.marker().filter(|marker| !marker.listed) else { return };
+        let Some(marker) = self.s.memory.marker().filter(|marker| !self.s.is_listed(marker)) else { return };
         if let Some(listing) = &self.s.listed {
             let forgotten = listing.taken_over > 0 && marker.lost.is_none();
             let lost = forgotten.then(|| Lost {
@@ -391,8 +396,9 @@ impl<'a> Ctx<'a> {
                 nonce: self.nonce(),
             });
             let foreign = listing.foreign.clone();
-            self.plan.marker =
-                Some(Marker { listed: true, foreign, lost: lost.or(marker.lost.clone()), ..marker.clone() });
+            let lost = lost.or(marker.lost.clone());
+            let discovery_listed = self.s.discovery.is_some();
+            self.plan.marker = Some(Marker { listed: true, discovery_listed, foreign, lost, ..marker.clone() });
             return;
         }
         if self.s.listing {

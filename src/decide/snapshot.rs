@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub vanished: BTreeMap<String, Vanished>,
     pub scan: Option<Scan>,
     pub memory: Memory,
+    /// The ledger was begun by this process, and nothing says that there was one before.
+    pub first_start: bool,
     pub entries: BTreeMap<EntryId, Entry>,
     /// An entry's last change, or its PV's: content seen before it says nothing about now.
     pub changed: BTreeMap<EntryId, Change>,
@@ -230,6 +232,11 @@ pub enum Absence {
 }
 
 impl Snapshot {
+    /// Whether the one unfiltered LIST has been done for the sources that run.
+    pub fn is_listed(&self, marker: &Marker) -> bool {
+        marker.listed && (self.discovery.is_none() || marker.discovery_listed)
+    }
+
     pub fn node_label(&self) -> String {
         names::label_value(&self.node_name)
     }

@@ -26,6 +26,8 @@ const STACK_SIZE: usize = 256 << 10;
 pub struct NodeScope {
     pub node_name: String,
     pub node_label: String,
+    /// Discovery directories are a source: volumes of its original are taken over.
+    pub discovery_dir: bool,
 }
 
 /// The running threads. They end when the sender of actions is dropped and what was begun is answered.

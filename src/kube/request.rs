@@ -4,6 +4,7 @@
 //! agent, and [`cleanup::all_rbac`] what they have to grant to `node-cleanup`.
 
 pub mod cleanup;
+pub mod discovery;
 
 use super::objects::{ConfigMap, Event, Node, Object, PersistentVolume};
 use serde_json::{Value, json};
@@ -53,6 +54,7 @@ pub enum Resource {
     ConfigMaps,
     Events,
     Leases,
+    StorageClasses,
 }
 
 impl Resource {
@@ -64,6 +66,7 @@ impl Resource {
             Resource::ConfigMaps => "configmaps",
             Resource::Events => "events",
             Resource::Leases => "leases",
+            Resource::StorageClasses => "storageclasses",
         }
     }
 
@@ -71,6 +74,7 @@ impl Resource {
     pub fn api_version(self) -> &'static str {
         match self {
             Resource::Leases => "coordination.k8s.io/v1",
+            Resource::StorageClasses => "storage.k8s.io/v1",
             _ => "v1",
         }
     }
@@ -81,7 +85,7 @@ impl Resource {
     }
 
     pub fn namespaced(self) -> bool {
-        !matches!(self, Resource::Nodes | Resource::PersistentVolumes)
+        !matches!(self, Resource::Nodes | Resource::PersistentVolumes | Resource::StorageClasses)
     }
 }
 

@@ -249,6 +249,9 @@ pub struct Marker {
     /// The one unfiltered LIST of PersistentVolumes has been done.
     #[serde(default)]
     pub listed: bool,
+    /// It was done with discovery directories as a source, so that volumes of its original were taken over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discovery_listed: bool,
     /// PVs that name devices of this node and are not ours, from that LIST.
     #[serde(default)]
     pub foreign: Vec<ForeignPv>,

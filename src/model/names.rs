@@ -13,6 +13,8 @@ pub const APPROVE_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/approve-wip
 pub const IDENTITY_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/device-identity";
 /// PV annotation: which POST made it, so that a POST without an answer is found again.
 pub const OFFER_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/offer-id";
+/// PV annotation of external provisioners, which the original of discovery directories sets.
+pub const PROVISIONED_BY_ANNOTATION: &str = "pv.kubernetes.io/provisioned-by";
 /// The prefix of the settings annotations on PVs.
 pub const SETTINGS_PREFIX: &str = "local-pv-provisioner.cybozu.io/";
 /// Node label whose value stands in the PV's affinity.

@@ -20,6 +20,7 @@ pub enum Reason {
     LedgerUnwritable,
     ConfigInvalid,
     ConfigWarning,
+    FirstStart,
     VolumeDelete,
     VolumeFailedDelete,
     VolumeUnsupportedReclaimPolicy,
@@ -27,7 +28,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 20] = [
+    pub const ALL: [Reason; 21] = [
         Reason::DeviceRefused,
         Reason::DeviceQuarantined,
         Reason::DeviceError,
@@ -44,6 +45,7 @@ impl Reason {
         Reason::LedgerUnwritable,
         Reason::ConfigInvalid,
         Reason::ConfigWarning,
+        Reason::FirstStart,
         Reason::VolumeDelete,
         Reason::VolumeFailedDelete,
         Reason::VolumeUnsupportedReclaimPolicy,
@@ -68,6 +70,7 @@ impl Reason {
             Reason::LedgerUnwritable => "LedgerUnwritable",
             Reason::ConfigInvalid => "ConfigInvalid",
             Reason::ConfigWarning => "ConfigWarning",
+            Reason::FirstStart => "FirstStart",
             Reason::VolumeDelete => "VolumeDelete",
             Reason::VolumeFailedDelete => "VolumeFailedDelete",
             Reason::VolumeUnsupportedReclaimPolicy => "VolumeUnsupportedReclaimPolicy",

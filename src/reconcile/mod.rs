@@ -311,6 +311,7 @@ impl<W: Workers> Loop<W> {
             }
             ledger.write_entries(entries.values())?;
         }
+        let first_start = before == Found::Nothing && judgement.marker.lost.is_none() && ledger.keeps();
         // Last: until then the entries are another machine's, and a crash in between finds them so again.
         if before != Found::Marker(judgement.marker.clone()) {
             ledger.write_marker(&judgement.marker)?;
@@ -318,6 +319,7 @@ impl<W: Workers> Loop<W> {
         let snapshot = &mut self.state.snapshot;
         snapshot.turn += 1;
         snapshot.entries = entries;
+        snapshot.first_start = first_start;
         snapshot.unreadable_entries = loaded.unreadable;
         snapshot.memory = memory(&ledger, judgement.marker);
         log::info!("the ledger has {} entries", snapshot.entries.len());

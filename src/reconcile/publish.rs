@@ -216,7 +216,7 @@ fn said_of_watch<T>(what: &str, update: &WatchUpdate<T>) {
 fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)) {
     let next = report.next.as_ref().map(|next| format!("; next: {next}")).unwrap_or_default();
     let line = format!("{}: {}: {}{next}", report.path.display(), report.state.as_str(), report.reason);
-    let Some(reason) = event_reason(report.state) else {
+    let Some(reason) = report.event.or(event_reason(report.state)) else {
         // A cleaning is said when it is done, an offer when it is there; what is in use comes by here at every try.
         if before == Some(report.state) || matches!(report.state, Word::Cleaning | Word::Offering) {
             log::debug!("{line}");
@@ -225,11 +225,13 @@ fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)
         }
         return;
     };
-    log::warn!("{line}");
+    // A cleaning that begins is no reason to worry.
+    let warning = reason != Reason::VolumeDelete;
+    log::log!(if warning { log::Level::Warn } else { log::Level::Info }, "{line}");
     let about = report.pv.as_deref().and_then(|name| about_pv(s, name)).or_else(|| about_node(s));
     if let Some(about) = about {
         let message = format!("{}: {}{next}", report.path.display(), report.reason);
-        tell(Note { about, reason, warning: true, message });
+        tell(Note { about, reason, warning, message });
     }
 }
 

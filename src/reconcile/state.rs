@@ -2,18 +2,20 @@
 
 use super::event::Event;
 use crate::decide::backoff::{self, Backoff};
-use crate::decide::discovery::is_to_be_cleaned;
+use crate::decide::discovery::{is_discovered, is_ours, is_to_be_cleaned};
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
-    Absence, BackoffKey, Change, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished, Write,
+    Absence, BackoffKey, Change, DiscoveryView, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished, Write,
 };
-use crate::kube::objects::{ConfigMap, PersistentVolume};
+use crate::kube::objects::{ConfigMap, PersistentVolume, StorageClass};
 use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
+use crate::model::discovery::{Discovered, DiscoveryDir};
 use crate::model::memory::{Entry, EntryId, Marker, State as EntryState};
 use crate::model::names;
 use crate::model::scan::{ScanReport, ScanRequest, Selection};
+use crate::settings::discovery::DiscoverySettings;
 use crate::settings::{Settings, unknown_keys};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -23,13 +25,25 @@ use std::time::Duration;
 /// nothing, as each entry is decided on within one turn.
 const VANISHED_MAX: usize = 1024;
 
+/// Names that other nodes' volumes have are rare; more than this would be somebody's doing.
+const TAKEN_MAX: usize = 1024;
+
 #[derive(Debug, Clone, Default)]
 pub struct State {
     pub snapshot: Snapshot,
-    default_configmap: Option<String>,
+    /// As in [`Sources`].
+    raw_device: Option<Option<String>>,
     /// The wanted ConfigMap as it was read: `None` not yet, `Some(None)` it does not exist.
     configmap: Option<Option<ConfigMap>>,
     looks: Looks,
+}
+
+/// Which sources run, and what they need to know from the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// The ConfigMap of Nodes without the annotation; `None`: raw devices are no source.
+    pub raw_device: Option<Option<String>>,
+    pub discovery_dir: bool,
 }
 
 /// When to look at the devices.
@@ -39,19 +53,23 @@ struct Looks {
     in_flight: Option<u64>,
     /// What the settings selected at the last look.
     selection: Option<Selection>,
+    directories: Vec<DiscoveryDir>,
 }
 
 impl State {
-    pub fn new(node_name: &str, default_configmap: Option<String>, boot_id: String, booted_at: u64) -> State {
+    pub fn new(node_name: &str, sources: Sources, boot_id: String, booted_at: u64) -> State {
+        let settings = if sources.raw_device.is_some() { SettingsView::Waiting } else { SettingsView::Off };
         State {
             snapshot: Snapshot {
                 node_name: node_name.to_owned(),
                 boot_id,
                 booted_at,
                 foreign_due: true,
+                settings,
+                discovery: sources.discovery_dir.then(DiscoveryView::default),
                 ..Snapshot::default()
             },
-            default_configmap,
+            raw_device: sources.raw_device,
             configmap: None,
             looks: Looks { wanted: true, ..Looks::default() },
         }
@@ -85,6 +103,8 @@ impl State {
                 self.settle_settings();
             }
             Event::ConfigMap(..) => {}
+            Event::ConfigDir(read) => self.config_dir(read),
+            Event::StorageClasses(update) => self.storage_classes(update),
             Event::Pvs(update) => self.pvs(*update),
             Event::DevicesChanged => self.looks.wanted = true,
             Event::Poll => {
@@ -105,12 +125,16 @@ impl State {
 
     /// The ConfigMap that the Node's annotation, else the flag, names.
     pub fn configmap_wanted(&self) -> Option<String> {
+        let default = self.raw_device.as_ref()?;
         let node = self.snapshot.existing_node()?;
         let annotated = node.metadata.annotations.get(names::PV_SPEC_ANNOTATION).filter(|name| !name.is_empty());
-        annotated.cloned().or_else(|| self.default_configmap.clone())
+        annotated.or(default.as_ref()).cloned()
     }
 
     fn settle_settings(&mut self) {
+        if self.raw_device.is_none() {
+            return;
+        }
         let view = match (self.snapshot.existing_node(), self.configmap_wanted(), &self.configmap) {
             (None, ..) => SettingsView::Waiting,
             (Some(_), None, _) => SettingsView::Unset,
@@ -128,6 +152,35 @@ impl State {
         let selection = self.snapshot.settings().map(|settings| settings.selection.clone());
         if selection.is_some() && selection != self.looks.selection {
             self.looks.wanted = true;
+        }
+    }
+
+    /// A bad edit keeps the last good settings.
+    fn config_dir(&mut self, read: Result<BTreeMap<String, String>, String>) {
+        let Some(view) = &mut self.snapshot.discovery else { return };
+        match read.map_err(|error| vec![error]).and_then(|files| DiscoverySettings::parse(&files)) {
+            Ok(parsed) => {
+                *view = DiscoveryView { settings: Some(parsed.settings), errors: Vec::new(), warnings: parsed.warnings };
+            }
+            Err(errors) => view.errors = errors,
+        }
+        let directories = self.snapshot.discovery_settings().map(DiscoverySettings::directories).unwrap_or_default();
+        self.looks.wanted |= directories != self.looks.directories;
+    }
+
+    fn storage_classes(&mut self, update: WatchUpdate<StorageClass>) {
+        let classes = &mut self.snapshot.storage_classes;
+        match update {
+            WatchUpdate::Replaced(all) => {
+                *classes = Some(all.into_iter().map(|class| (class.metadata.name.clone(), class)).collect());
+            }
+            WatchUpdate::Applied(class) => {
+                classes.get_or_insert_default().insert(class.metadata.name.clone(), class);
+            }
+            WatchUpdate::Deleted(class) => {
+                classes.get_or_insert_default().remove(&class.metadata.name);
+            }
+            WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
         }
     }
 
@@ -386,6 +439,7 @@ impl State {
                 let Some(pv) = pv else { return };
                 let reason = format!("PersistentVolume {} exists already", pv.metadata.name);
                 if !self.is_offer(&entry, &pv) {
+                    self.name_taken(&pv);
                     self.back_off(key, backoff::API, reason, None);
                     self.snapshot.offers.insert(entry, OfferStage::Refused);
                 }
@@ -398,6 +452,18 @@ impl State {
                 self.snapshot.offers.insert(entry, OfferStage::Refused);
             }
             Err(CreateFailure::Unknown(failure)) => self.fail(key, failure),
+        }
+    }
+
+    /// Another node's volume has the name. One of this node's own, which lacks the label, is taken over instead.
+    fn name_taken(&mut self, pv: &PersistentVolume) {
+        if !is_discovered(pv) {
+            return;
+        }
+        if is_ours(&self.snapshot, pv).is_ok() {
+            self.hold(pv.clone());
+        } else if self.snapshot.taken_names.len() < TAKEN_MAX {
+            self.snapshot.taken_names.insert(pv.metadata.name.clone());
         }
     }
 
@@ -558,7 +624,7 @@ impl State {
     /// The next look at the devices, if one is due and nothing stands against it: not before our PVs are known, as
     /// devices with a PV are not opened; one at a time.
     pub fn look(&mut self, plan: &Plan) -> Option<ScanRequest> {
-        let known = self.snapshot.memory.marker().is_some_and(|marker| marker.listed);
+        let known = self.snapshot.memory.marker().is_some_and(|marker| self.snapshot.is_listed(marker));
         let pvs = self.snapshot.pvs.as_ref().filter(|_| known)?;
         if !(self.looks.wanted || plan.look) || self.looks.in_flight.is_some() {
             return None;
@@ -574,11 +640,26 @@ impl State {
         let cleaning = self.snapshot.jobs.keys().filter_map(|id| self.snapshot.entries.get(id));
         let untouched = with_pv.iter().cloned().chain(cleaning.map(|entry| entry.path.clone())).collect();
         let selection = self.snapshot.settings().map(|settings| settings.selection.clone());
+        let directories = self.snapshot.discovery_settings().map(DiscoverySettings::directories).unwrap_or_default();
         let mut extra = with_pv;
         extra.extend(self.snapshot.entries.values().map(|entry| entry.path.clone()));
+        let discovered = extra.iter().filter_map(|path| Some((path.clone(), self.place_of(path, &directories)?)));
+        let discovered = discovered.collect();
         let generation = self.snapshot.turn;
-        self.looks = Looks { wanted: false, in_flight: Some(generation), selection: selection.clone() };
-        Some(ScanRequest { generation, selection, extra, untouched, ..ScanRequest::default() })
+        let (in_flight, wanted) = (Some(generation), false);
+        self.looks = Looks { wanted, in_flight, selection: selection.clone(), directories: directories.clone() };
+        Some(ScanRequest { generation, selection, directories, discovered, extra, untouched })
+    }
+
+    /// Where this process finds a path that a PV or the ledger names: as the settings say now, else as the ledger says.
+    fn place_of(&self, path: &Path, directories: &[DiscoveryDir]) -> Option<Discovered> {
+        let configured = directories.iter().find(|dir| path.parent() == Some(&dir.host_dir)).and_then(|dir| {
+            Some(Discovered { class: dir.class.clone(), at: dir.mount_dir.join(path.file_name()?) })
+        });
+        configured.or_else(|| {
+            let entry = self.snapshot.entries.values().find(|entry| entry.path == path)?;
+            entry.discovered.clone()
+        })
     }
 }
 
