@@ -4,6 +4,7 @@ pub mod chain;
 pub mod cleaning;
 pub mod device;
 pub mod discovery;
+pub mod discovery_names;
 pub mod duration;
 pub mod flat_map;
 pub mod memory;
