@@ -193,7 +193,7 @@ fn persistent_volume(s: &Snapshot, offer: &Offer<'_>) -> PersistentVolume {
             ..ObjectMeta::default()
         },
         spec: PersistentVolumeSpec {
-            capacity: Capacity { storage: quantity::format_rounded(offer.device.size) },
+            capacity: Capacity { storage: rounded(offer.device.size) },
             volume_mode: Some(class.mode.as_str().to_owned()),
             access_modes: vec![class.access_mode.clone()],
             persistent_volume_reclaim_policy: Some(reclaim_policy(offer.storage_class).to_owned()),
@@ -205,6 +205,11 @@ fn persistent_volume(s: &Snapshot, offer: &Offer<'_>) -> PersistentVolume {
         },
         status: PersistentVolumeStatus::default(),
     }
+}
+
+/// As the original: whole GiB or MiB, where there are at least ten of them.
+fn rounded(size: u64) -> String {
+    quantity::format_binary(quantity::round_down(size))
 }
 
 fn provisioner(settings: &DiscoverySettings, node: &Node) -> String {
@@ -219,7 +224,7 @@ pub(super) fn wanted(s: &Snapshot, node: &Node, device: &Device) -> adopt::Wante
     adopt::Wanted {
         labels: settings.map_or_else(ours, |settings| labels(s, settings, node)),
         owner: settings.filter(|settings| settings.set_pv_owner_ref).map(|_| owner(node)),
-        capacity: quantity::format_rounded(device.size),
+        capacity: rounded(device.size),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::model::discovery::{Discovered, DiscoveryDir};
 use crate::model::memory::{Entry, EntryId, Marker, State as EntryState};
 use crate::model::names;
 use crate::model::scan::{ScanReport, ScanRequest, Selection};
-use crate::settings::discovery::DiscoverySettings;
+use crate::settings::discovery::{DiscoverySettings, Parsed};
 use crate::settings::{Settings, unknown_keys};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -158,7 +158,7 @@ impl State {
     /// A bad edit keeps the last good settings.
     fn config_dir(&mut self, read: Result<BTreeMap<String, String>, String>) {
         let Some(view) = &mut self.snapshot.discovery else { return };
-        match read.map_err(|error| vec![error]).and_then(|files| DiscoverySettings::parse(&files)) {
+        match read.map_err(|error| vec![error]).and_then(|files| parsed(&files)) {
             Ok(parsed) => {
                 *view = DiscoveryView { settings: Some(parsed.settings), errors: Vec::new(), warnings: parsed.warnings };
             }
@@ -661,6 +661,10 @@ impl State {
             entry.discovered.clone()
         })
     }
+}
+
+fn parsed(files: &BTreeMap<String, String>) -> Result<Parsed, Vec<String>> {
+    DiscoverySettings::parse(files).map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
 /// What a live read says of a PV counts no more. One that is under way will be answered; until then there is no second.

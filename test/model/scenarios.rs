@@ -18,7 +18,7 @@ use local_pv_provisioner::model::device::{Content, Device, InUse, Observation, P
 use local_pv_provisioner::model::memory::{self, Entry, EntryId, Lost, Outcome, Owed, PvRef, State};
 use local_pv_provisioner::model::names;
 use local_pv_provisioner::reconcile::event::Event;
-use local_pv_provisioner::reconcile::state::State as Loop;
+use local_pv_provisioner::reconcile::state::{Sources, State as Loop};
 use std::path::Path;
 use std::time::Duration;
 
@@ -81,7 +81,8 @@ fn blank() -> Disk {
 impl Scene {
     /// Settings, an intact ledger, and neither devices nor volumes.
     fn new(further: &[(&str, &str)]) -> Scene {
-        let mut scene = Scene(Loop::new(NODE, Some(CONFIGMAP.into()), "boot-1".into(), 900_000));
+        let sources = Sources { raw_device: Some(Some(CONFIGMAP.into())), discovery_dir: false };
+        let mut scene = Scene(Loop::new(NODE, sources, "boot-1".into(), 900_000));
         let node = Api::new().node;
         let map = ConfigMap {
             metadata: ObjectMeta { name: CONFIGMAP.into(), ..ObjectMeta::default() },
