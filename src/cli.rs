@@ -1,19 +1,19 @@
 //! Flags with environment fallback → [`Options`]. Needs no cluster; refuses to guess: a missing or bad value is one
 //! line that names the flag and the variable.
 
-mod discovery;
 mod go_flags;
+mod sources;
 
-pub use discovery::DiscoveryOptions;
+pub use sources::{DiscoveryOptions, Surroundings};
 
 use crate::model::duration;
 use crate::serve::Address;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use discovery::DiscoveryArgs;
 use go_flags::Klog;
 use log::LevelFilter;
+use sources::{DiscoveryArgs, Sources};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 #[derive(Debug, Parser)]
@@ -147,30 +147,6 @@ pub enum Invocation {
     Print(String),
 }
 
-/// What is known of the process beside its command line and the variables of its own flags.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Surroundings {
-    /// This is a pod of a cluster, where files must not stand in for devices.
-    pub in_pod: bool,
-    /// `MY_NODE_NAME`, and so on: the sig-storage provisioner's. None is empty.
-    pub my_node_name: Option<String>,
-    pub my_namespace: Option<String>,
-    /// `JOB_CONTAINER_IMAGE`
-    pub job_image: Option<String>,
-}
-
-impl Surroundings {
-    pub fn of_process() -> Surroundings {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Surroundings {
-            in_pod: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
-            my_node_name: variable("MY_NODE_NAME"),
-            my_namespace: variable("MY_NAMESPACE"),
-            job_image: variable("JOB_CONTAINER_IMAGE"),
-        }
-    }
-}
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeOptions {
     pub node_name: String,
@@ -227,9 +203,6 @@ const WORKERS_MAX: usize = 64;
 /// Below a second a poll is a busy loop.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// As which the sig-storage provisioner was started.
-const ITS_NAMES: [&str; 2] = ["local-provisioner", "local-volume-provisioner"];
-
 /// Reads the command line.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings) -> Result<Invocation, UsageError> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
@@ -242,7 +215,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, around: &Surrounding
     if bare && !version {
         arguments.insert(1, "run".into());
     }
-    let named = Path::new(&arguments[0]).file_name().is_some_and(|name| ITS_NAMES.iter().any(|its| name == *its));
+    let named = sources::is_its_name(&arguments[0]);
     let mut klog = Klog::default();
     if arguments[1] == "run" || arguments[1] == "plan" {
         (arguments, klog) = go_flags::normalise(arguments, is_long_flag)?;
@@ -261,7 +234,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, around: &Surrounding
 struct Found<'a> {
     around: &'a Surroundings,
     klog: Klog,
-    /// The program has one of [`ITS_NAMES`].
+    /// The program was started as the sig-storage provisioner.
     named: bool,
 }
 
@@ -332,11 +305,7 @@ fn node_options(args: NodeArgs, found: &Found, with_cluster: bool) -> Result<Nod
     let Found { around, klog, named } = found;
     let Surroundings { in_pod, my_node_name, .. } = around;
     let its_variable = my_node_name.as_ref().filter(|_| args.node_name.is_empty());
-    let sources = match &args.sources {
-        Some(list) => Sources::parse(list)?,
-        None if *named || its_variable.is_some() => Sources { raw_device: false, discovery_dir: true },
-        None => Sources { raw_device: true, discovery_dir: false },
-    };
+    let sources = Sources::choose(args.sources.as_deref(), *named || its_variable.is_some())?;
     let node_name = match its_variable.filter(|_| sources.discovery_dir) {
         Some(name) => name.clone(),
         None => args.node_name,
@@ -351,7 +320,7 @@ fn node_options(args: NodeArgs, found: &Found, with_cluster: bool) -> Result<Nod
     let mut warnings = Vec::new();
     let discovery = if sources.discovery_dir {
         warnings.extend(klog.warning());
-        Some(discovery::options(args.discovery, &args.namespace_name, around, &mut warnings)?)
+        Some(sources::discovery_options(args.discovery, &args.namespace_name, around, &mut warnings)?)
     } else {
         klog.refuse()?;
         None
@@ -384,28 +353,6 @@ fn node_options(args: NodeArgs, found: &Found, with_cluster: bool) -> Result<Nod
         })?),
         warnings,
     })
-}
-
-struct Sources {
-    raw_device: bool,
-    discovery_dir: bool,
-}
-
-impl Sources {
-    fn parse(list: &str) -> Result<Sources, UsageError> {
-        let mut sources = Sources { raw_device: false, discovery_dir: false };
-        for source in list.split(',').map(str::trim) {
-            match source {
-                "raw-device" => sources.raw_device = true,
-                "discovery-dir" => sources.discovery_dir = true,
-                other => {
-                    let there_is = "there is: raw-device, discovery-dir";
-                    return Err(bad("sources", format!("\"{other}\" is no source of this version; {there_is}")));
-                }
-            }
-        }
-        Ok(sources)
-    }
 }
 
 /// Go's booleans, as the original's flags and variables take them.

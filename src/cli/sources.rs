@@ -1,10 +1,69 @@
-//! Flags and variables of the `discovery-dir` source, those of the sig-storage local static provisioner among them.
+//! Where volumes come from, and what the `discovery-dir` source is told: its flags, and the variables of the
+//! sig-storage local static provisioner.
 
-use super::{SHORTEST_INTERVAL, Surroundings, UsageError, bad};
+use super::{SHORTEST_INTERVAL, UsageError, bad};
 use crate::model::duration;
 use clap::Args;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// What is known of the process beside its command line and the variables of its own flags.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    /// This is a pod of a cluster, where files must not stand in for devices.
+    pub in_pod: bool,
+    /// `MY_NODE_NAME`, and so on: the sig-storage provisioner's. None is empty.
+    pub my_node_name: Option<String>,
+    pub my_namespace: Option<String>,
+    /// `JOB_CONTAINER_IMAGE`
+    pub job_image: Option<String>,
+}
+
+impl Surroundings {
+    pub fn of_process() -> Surroundings {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Surroundings {
+            in_pod: std::env::var_os("KUBERNETES_SERVICE_HOST").is_some(),
+            my_node_name: variable("MY_NODE_NAME"),
+            my_namespace: variable("MY_NAMESPACE"),
+            job_image: variable("JOB_CONTAINER_IMAGE"),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sources {
+    pub(super) raw_device: bool,
+    pub(super) discovery_dir: bool,
+}
+
+impl Sources {
+    /// What `--sources` says; where it says nothing, the one that the process looks like.
+    pub(super) fn choose(list: Option<&str>, looks_like_sig_storage: bool) -> Result<Sources, UsageError> {
+        let Some(list) = list else {
+            return Ok(Sources { raw_device: !looks_like_sig_storage, discovery_dir: looks_like_sig_storage });
+        };
+        let mut sources = Sources { raw_device: false, discovery_dir: false };
+        for source in list.split(',').map(str::trim) {
+            match source {
+                "raw-device" => sources.raw_device = true,
+                "discovery-dir" => sources.discovery_dir = true,
+                other => {
+                    let there_is = "there is: raw-device, discovery-dir";
+                    return Err(bad("sources", format!("\"{other}\" is no source of this version; {there_is}")));
+                }
+            }
+        }
+        Ok(sources)
+    }
+}
+
+/// Whether a program started under this path is meant to be the sig-storage provisioner.
+pub(super) fn is_its_name(program: &OsStr) -> bool {
+    const ITS_NAMES: [&str; 2] = ["local-provisioner", "local-volume-provisioner"];
+    Path::new(program).file_name().is_some_and(|name| ITS_NAMES.iter().any(|its| name == *its))
+}
 
 #[derive(Debug, Args)]
 pub(super) struct DiscoveryArgs {
@@ -34,7 +93,7 @@ pub struct DiscoveryOptions {
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// `namespace_name`: what `--namespace-name` says; it stands in where the original's own variable is missing.
-pub(super) fn options(
+pub(super) fn discovery_options(
     args: DiscoveryArgs,
     namespace_name: &str,
     around: &Surroundings,
