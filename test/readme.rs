@@ -1,11 +1,13 @@
 //! Holds README.md to the code: a table that lists too little or too much is a failure.
 #![allow(clippy::unwrap_used)]
 
+use local_pv_provisioner::cli::{self, Invocation, Surroundings};
 use local_pv_provisioner::decide::plan::Word;
 use local_pv_provisioner::kube::client::{Code, RequestSample};
 use local_pv_provisioner::kube::request::{Resource, Verb};
 use local_pv_provisioner::model::reason::Reason;
 use local_pv_provisioner::serve::Metrics;
+use local_pv_provisioner::settings::discovery::{CLASS_KEYS, KEYS};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
@@ -60,6 +62,30 @@ fn the_keys_table_is_what_the_settings_read() {
     let keys = first_column("Key");
     assert_eq!(keys.iter().find(|key| unknown(key)), None);
     assert_eq!(keys.len(), 8, "a key is missing");
+}
+
+#[test]
+fn the_flag_tables_have_every_flag_and_no_other() {
+    let help = ["local-pv-provisioner", "--help"].map(std::ffi::OsString::from);
+    let Ok(Invocation::Print(help)) = cli::parse(help, &Surroundings::default()) else { panic!("no help") };
+    let (_, options) = help.split_once("Options:").unwrap();
+    let (options, _) = options.split_once("Each flag has").unwrap();
+    let words = options.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
+    // The help speaks of flags in its sentences too, and of nothing else with two dashes.
+    let mut flags: BTreeSet<String> =
+        words.filter(|word| word.len() > 2 && word.starts_with("--")).map(str::to_owned).collect();
+    for clap in ["--help", "--version"] {
+        assert!(flags.remove(clap), "{flags:?}");
+    }
+    let tables = first_column("Flag").into_iter().chain(first_column("Discovery flag"));
+    assert_eq!(tables.collect::<BTreeSet<_>>(), flags);
+}
+
+#[test]
+fn the_tables_of_discovery_directories_have_every_key_and_no_other() {
+    let names = |keys: &[&str]| keys.iter().map(|key| (*key).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(first_column("File"), names(&KEYS));
+    assert_eq!(first_column("Key of a class"), names(&CLASS_KEYS));
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn parts(item: &str) -> Result<Vec<Part>, String> {
                 let inner = rest.as_str();
                 let negated = inner.starts_with('^');
                 rest = inner.strip_prefix('^').unwrap_or(inner).chars();
-                Part::Class { negated, ranges: ranges(&mut rest).map_err(|problem| bad(problem))? }
+                Part::Class { negated, ranges: ranges(&mut rest).map_err(bad)? }
             }
             c => Part::Char(c),
         });

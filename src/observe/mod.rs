@@ -2,6 +2,7 @@
 
 pub mod census;
 pub mod cluster;
+pub mod config_dir;
 pub mod content;
 pub mod discover;
 pub mod evidence;
