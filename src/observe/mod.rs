@@ -3,11 +3,13 @@
 pub mod census;
 pub mod cluster;
 pub mod content;
+pub mod directory;
 pub mod discover;
 pub mod evidence;
 pub mod hotplug;
 pub mod identity;
 pub mod in_use;
+pub mod mounted;
 pub mod pool;
 pub mod probe;
 pub mod protection;
