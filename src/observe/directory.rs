@@ -93,6 +93,20 @@ pub fn look(host: &Host, pinned: &File, depth: Depth, around: &Surroundings) -> 
     })
 }
 
+/// From the first bytes of a device, for the filesystems that are most used.
+pub fn uuid_in(kind: &str, bytes: &[u8]) -> Option<String> {
+    let (magic_at, magic, uuid_at): (usize, &[u8], usize) = match kind {
+        "ext2" | "ext3" | "ext4" => (1024 + 0x38, &[0x53, 0xEF], 1024 + 0x68),
+        "xfs" => (0, b"XFSB", 32),
+        _ => return None,
+    };
+    if !bytes.get(magic_at..)?.starts_with(magic) {
+        return None;
+    }
+    let uuid: [u8; 16] = bytes.get(uuid_at..uuid_at + 16)?.try_into().ok()?;
+    (uuid != [0; 16]).then(|| uuid_text(&uuid))
+}
+
 /// The disk or partition that carries the filesystem, where there is exactly one and its number is the filesystem's.
 fn carrier(host: &Host, stat: &DirectoryStat) -> Option<Node> {
     let number = DeviceNumber::from_raw(stat.dev);
@@ -150,20 +164,6 @@ fn uuid_on(host: &Host, node: &Node, kind: &str) -> Option<String> {
         return None;
     }
     uuid_in(kind, &file.read_range(0, SUPERBLOCK).ok()?)
-}
-
-/// From the first bytes of a device, for the filesystems that are most used.
-fn uuid_in(kind: &str, bytes: &[u8]) -> Option<String> {
-    let (magic_at, magic, uuid_at): (usize, &[u8], usize) = match kind {
-        "ext2" | "ext3" | "ext4" => (1024 + 0x38, &[0x53, 0xEF], 1024 + 0x68),
-        "xfs" => (0, b"XFSB", 32),
-        _ => return None,
-    };
-    if !bytes.get(magic_at..)?.starts_with(magic) {
-        return None;
-    }
-    let uuid: [u8; 16] = bytes.get(uuid_at..uuid_at + 16)?.try_into().ok()?;
-    (uuid != [0; 16]).then(|| uuid_text(&uuid))
 }
 
 fn uuid_text(uuid: &[u8; 16]) -> String {

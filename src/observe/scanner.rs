@@ -220,7 +220,6 @@ impl Scan {
 
     /// The entries of the discovery directories, each by the path that a PersistentVolume gives it; and what is wrong,
     /// by class. A path is one volume of one class, and one that `deviceDir` selects already is none.
-    #[expect(clippy::type_complexity, reason = "a pair of maps with one caller")]
     fn discover_volumes(
         &mut self,
         directories: &[DiscoveryDir],
