@@ -67,6 +67,9 @@ pub fn look(host: &Host, pinned: &File, depth: Depth, around: &Surroundings) -> 
         return Err(failed("something was mounted or unmounted while it was looked at".to_owned()));
     };
     let size = filesystem::total_bytes(pinned.as_fd()).map_err(unasked)?;
+    if size == 0 {
+        return Err(failed("its filesystem tells no size".to_owned()));
+    }
     let directory = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_DIRECTORY | libc::O_NONBLOCK | libc::O_CLOEXEC)
@@ -93,18 +96,15 @@ pub fn look(host: &Host, pinned: &File, depth: Depth, around: &Surroundings) -> 
     })
 }
 
-/// From the first bytes of a device, for the filesystems that are most used.
-pub fn uuid_in(kind: &str, bytes: &[u8]) -> Option<String> {
-    let (magic_at, magic, uuid_at): (usize, &[u8], usize) = match kind {
-        "ext2" | "ext3" | "ext4" => (1024 + 0x38, &[0x53, 0xEF], 1024 + 0x68),
-        "xfs" => (0, b"XFSB", 32),
-        _ => return None,
-    };
-    if !bytes.get(magic_at..)?.starts_with(magic) {
+/// Before Linux 6.9 the kernel does not tell, but the superblock does. It is read at each look, as a disk that was
+/// formatted anew in between has the same number, diskseq and even mount id; and beside a bound volume too, as plain
+/// read-only opens hurt no mount.
+pub fn uuid_on(host: &Host, node: &Node, kind: &str) -> Option<String> {
+    let file = BlockFile::open_read(&host.dev.join(&node.name)).ok()?;
+    if file.place() != node.number.into() {
         return None;
     }
-    let uuid: [u8; 16] = bytes.get(uuid_at..uuid_at + 16)?.try_into().ok()?;
-    (uuid != [0; 16]).then(|| uuid_text(&uuid))
+    uuid_in(kind, &file.read_range(0, SUPERBLOCK).ok()?)
 }
 
 /// The disk or partition that carries the filesystem, where there is exactly one and its number is the filesystem's.
@@ -155,15 +155,18 @@ fn identity(
     identity
 }
 
-/// Before Linux 6.9 the kernel does not tell, but the superblock does. It is read at each look, as a disk that was
-/// formatted anew in between has the same number, diskseq and even mount id; and beside a bound volume too, as plain
-/// read-only opens hurt no mount.
-fn uuid_on(host: &Host, node: &Node, kind: &str) -> Option<String> {
-    let file = BlockFile::open_read(&host.dev.join(&node.name)).ok()?;
-    if file.place() != node.number.into() {
+/// From the first bytes of a device, for the filesystems that are most used.
+fn uuid_in(kind: &str, bytes: &[u8]) -> Option<String> {
+    let (magic_at, magic, uuid_at): (usize, &[u8], usize) = match kind {
+        "ext2" | "ext3" | "ext4" => (1024 + 0x38, &[0x53, 0xEF], 1024 + 0x68),
+        "xfs" => (0, b"XFSB", 32),
+        _ => return None,
+    };
+    if !bytes.get(magic_at..)?.starts_with(magic) {
         return None;
     }
-    uuid_in(kind, &file.read_range(0, SUPERBLOCK).ok()?)
+    let uuid: [u8; 16] = bytes.get(uuid_at..uuid_at + 16)?.try_into().ok()?;
+    (uuid != [0; 16]).then(|| uuid_text(&uuid))
 }
 
 fn uuid_text(uuid: &[u8; 16]) -> String {

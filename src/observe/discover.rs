@@ -3,8 +3,10 @@
 //! is, and nothing below. Links stay unresolved. Does not look at what an entry is; that is `probe`'s business.
 
 use crate::host::files::{FilesError, walk};
-use crate::model::discovery::DiscoveryDir;
+use crate::model::chain::chain;
+use crate::model::discovery::{Discovered, DiscoveryDir};
 use crate::model::scan::Selection;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -42,6 +44,44 @@ pub fn discover(selection: &Selection) -> Discovery {
     match checked(selection) {
         Ok(discovery) => discovery,
         Err(error) => Discovery { paths: Vec::new(), error: Some(error) },
+    }
+}
+
+/// What all discovery directories have.
+#[derive(Debug, Default)]
+pub struct Volumes {
+    /// The entries, each by the path that a PersistentVolume gives it.
+    pub found: BTreeMap<PathBuf, Discovered>,
+    /// What is wrong, by class.
+    pub unread: BTreeMap<String, String>,
+}
+
+impl Volumes {
+    /// `listed` is `None` where the directory did not answer. A path is one volume of one class, and one that
+    /// `deviceDir` selects already is none.
+    pub fn take_in(&mut self, dir: &DiscoveryDir, listed: Option<Discovery>, selected: &BTreeSet<PathBuf>) {
+        let class = &dir.class;
+        let Some(listed) = listed else {
+            let what = format!("the directory {} of class {class} does not answer", dir.mount_dir.display());
+            self.unread.insert(class.clone(), what);
+            return;
+        };
+        if let Some(error) = listed.error {
+            self.unread.insert(class.clone(), chain(&error));
+        }
+        for at in listed.paths {
+            let path = dir.host_dir.join(at.file_name().unwrap_or_default());
+            let other = match self.found.get(&path) {
+                Some(other) => format!("class {} has", other.class),
+                None if selected.contains(&path) => "deviceDir and deviceNameFilter select".to_owned(),
+                None => {
+                    self.found.insert(path, Discovered { class: class.clone(), at });
+                    continue;
+                }
+            };
+            let what = format!("{other} {} already: class {class} does not get it", path.display());
+            self.unread.entry(class.clone()).or_insert(what);
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What a decision about a device was based on, and whether it still holds for a device that is held open.
 
 use super::census::Census;
-use super::probe::{Depth, Prober, Wanted};
+use super::pinned::Wanted;
+use super::probe::{Depth, Prober};
 use super::surroundings::SurroundingsError;
 use crate::host::block::{BlockError, BlockFile};
 use crate::host::filesystem::{self, FilesystemError};

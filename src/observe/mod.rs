@@ -10,6 +10,7 @@ pub mod hotplug;
 pub mod identity;
 pub mod in_use;
 pub mod mounted;
+pub mod pinned;
 pub mod pool;
 pub mod probe;
 pub mod protection;

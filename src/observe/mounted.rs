@@ -132,7 +132,7 @@ mod tests {
         Mounted::of(VisibleMounts { own: parse(own), host: host.map(parse) })
     }
 
-    fn at<'a>(mounted: &'a Mounted, id: u64) -> &'a Mount {
+    fn at(mounted: &Mounted, id: u64) -> &Mount {
         mounted.mount(id).unwrap()
     }
 

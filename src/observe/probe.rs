@@ -7,23 +7,21 @@
 //! In a discovery directory a path may lead to a mounted directory as well: see `directory`.
 
 use super::content::read_content;
+use super::pinned::{Pinned, Wanted};
 use super::protection::{self, PartitionType};
 use super::surroundings::{self, Host, LoopAnswer, Surroundings};
 use super::table::{self, DiskTable, Extent};
 use super::{directory, identity, in_use};
-use crate::host::files::path_text;
 use crate::host::loops;
 use crate::host::number::DeviceNumber;
 use crate::host::sysfs::{Node, SysfsError};
 use crate::model::chain::chain;
 use crate::model::device::{Content, Device, Identity, InUse, Place, ProbeError, Protection};
-use nix::libc;
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How deep to look.
@@ -32,15 +30,6 @@ pub enum Depth {
     /// Nothing is opened: the device, or its disk or one of its partitions, has a PV.
     Outside,
     Full,
-}
-
-/// What a path may lead to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// A block device, or a file that stands in for one.
-    Device,
-    /// A volume of a discovery directory: a mounted directory as well.
-    Volume,
 }
 
 /// Where a path leads.
@@ -72,20 +61,6 @@ struct Cache {
 /// Disks come and go; numbers are used again, but on a node that makes and removes thousands the cache must not grow
 /// for ever. A cleared cache costs one slower poll.
 const CACHED_DISKS: usize = 4096;
-
-/// What a path was found to lead to.
-struct Pinned {
-    /// O_PATH.
-    file: File,
-    metadata: fs::Metadata,
-}
-
-impl Pinned {
-    /// Opens the pinned inode, wherever its path leads by now.
-    fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-    }
-}
 
 impl Prober {
     pub fn new(host: Host, allow_regular_files: bool) -> Prober {
@@ -128,8 +103,8 @@ impl Prober {
 
     /// Where the path leads. Opens nothing.
     pub fn resolve(&self, path: &Path, wanted: Wanted) -> Result<Spot, ProbeError> {
-        let pinned = pin(path, wanted)?;
-        match self.place(&pinned, wanted)? {
+        let pinned = Pinned::at(path, wanted)?;
+        match pinned.place(wanted, self.allow_regular_files)? {
             Place::Directory { .. } => directory::spot(&self.host, pinned.file.as_fd()),
             place @ Place::File { .. } => Ok(Spot { place, disk: place, diskseq: None, mount: None }),
             place @ Place::Block { major, minor } => {
@@ -171,8 +146,8 @@ impl Prober {
         depth: Depth,
         around: &Surroundings,
     ) -> Result<Device, ProbeError> {
-        let pinned = pin(path, wanted)?;
-        let place = self.place(&pinned, wanted)?;
+        let pinned = Pinned::at(path, wanted)?;
+        let place = pinned.place(wanted, self.allow_regular_files)?;
         if expected.is_some_and(|expected| expected.place != place) {
             return Err(failed("its path led elsewhere while it was looked at".to_owned()));
         }
@@ -297,36 +272,6 @@ impl Prober {
         }
     }
 
-    fn place(&self, pinned: &Pinned, wanted: Wanted) -> Result<Place, ProbeError> {
-        let kind = pinned.metadata.file_type();
-        let what = if kind.is_block_device() {
-            return Ok(DeviceNumber::from_raw(pinned.metadata.rdev()).into());
-        } else if kind.is_file() {
-            if self.allow_regular_files {
-                return Ok(Place::File { dev: pinned.metadata.dev(), ino: pinned.metadata.ino() });
-            }
-            "a regular file"
-        } else if kind.is_dir() {
-            if wanted == Wanted::Volume {
-                return Ok(Place::Directory { dev: pinned.metadata.dev(), ino: pinned.metadata.ino() });
-            }
-            "a directory"
-        } else if kind.is_char_device() {
-            "a character device"
-        } else if kind.is_fifo() {
-            "a FIFO"
-        } else if kind.is_socket() {
-            "a socket"
-        } else {
-            "of an unknown kind"
-        };
-        let what = what.to_owned();
-        Err(match wanted {
-            Wanted::Device => ProbeError::NotADevice { what },
-            Wanted::Volume => ProbeError::NotAVolume { what },
-        })
-    }
-
     fn cache(&self) -> MutexGuard<'_, Cache> {
         // What a panicking thread left is still true: entries are put in whole.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
@@ -347,35 +292,6 @@ impl From<SysfsError> for LookError {
 impl From<ProbeError> for LookError {
     fn from(error: ProbeError) -> LookError {
         LookError::Probe(error)
-    }
-}
-
-fn pin(path: &Path, wanted: Wanted) -> Result<Pinned, ProbeError> {
-    if !path.is_absolute() {
-        return Err(failed("its path is not absolute".to_owned()));
-    }
-    let asked = |error: io::Error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory if wanted == Wanted::Volume => not_there(path),
-        ErrorKind::NotFound | ErrorKind::NotADirectory => ProbeError::Gone,
-        _ => failed(error.to_string()),
-    };
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path).map_err(asked)?;
-    let metadata = file.metadata().map_err(asked)?;
-    Ok(Pinned { file, metadata })
-}
-
-/// A link out of a discovery directory may lead to what is there on the host and not in this container. A link into
-/// /dev leads to a device that is gone.
-fn not_there(path: &Path) -> ProbeError {
-    match fs::read_link(path) {
-        Ok(target) if !target.starts_with("/dev") => ProbeError::NotMounted {
-            error: format!(
-                "it is a link to {}, and nothing is there in this container: the directory that holds it must be \
-                 mounted here under the same name, with mountPropagation: HostToContainer",
-                path_text(&target)
-            ),
-        },
-        _ => ProbeError::Gone,
     }
 }
 

@@ -4,9 +4,10 @@
 //! Nothing is opened under one name that must stay untouched under another, and nothing is opened twice at a time: our
 //! own exclusive tries would take each other for a stranger. What hangs holds up nothing else.
 
-use super::discover::{Discovery, discover, discover_volumes};
+use super::discover::{Discovery, Volumes, discover, discover_volumes};
+use super::pinned::Wanted;
 use super::pool::{HURRIED, Job, Outcome, Pool, Stop};
-use super::probe::{Depth, Prober, Spot, Wanted};
+use super::probe::{Depth, Prober, Spot};
 use super::surroundings::{LoopAnswer, Surroundings};
 use crate::host::sysfs::Node;
 use crate::model::chain::chain;
@@ -154,7 +155,7 @@ impl Scan {
     /// `None` when it was stopped.
     pub fn run(&mut self, request: &ScanRequest) -> Option<ScanReport> {
         let (mut selected, error) = self.discover(request.selection.as_ref())?;
-        let (found, unread) = self.discover_volumes(&request.directories, &selected)?;
+        let Volumes { found, unread } = self.discover_volumes(&request.directories, &selected)?;
         selected.extend(found.keys().cloned());
         let mut discovered = request.discovered.clone();
         // Where it lies now goes before where it lay when the ledger was written.
@@ -218,13 +219,7 @@ impl Scan {
         })
     }
 
-    /// The entries of the discovery directories, each by the path that a PersistentVolume gives it; and what is wrong,
-    /// by class. A path is one volume of one class, and one that `deviceDir` selects already is none.
-    fn discover_volumes(
-        &mut self,
-        directories: &[DiscoveryDir],
-        selected: &BTreeSet<PathBuf>,
-    ) -> Option<(BTreeMap<PathBuf, Discovered>, BTreeMap<String, String>)> {
+    fn discover_volumes(&mut self, directories: &[DiscoveryDir], selected: &BTreeSet<PathBuf>) -> Option<Volumes> {
         let job = |dir: &DiscoveryDir| {
             let (look, dir) = (self.look.clone(), dir.clone());
             let key = Key::Directory(dir.mount_dir.clone());
@@ -233,36 +228,14 @@ impl Scan {
         };
         let jobs = directories.iter().map(job).collect();
         let outcomes = self.pool.run(jobs, OUTSIDE_AT_ONCE);
-        let (mut found, mut unread) = (BTreeMap::<PathBuf, Discovered>::new(), BTreeMap::new());
+        let mut volumes = Volumes::default();
         for (dir, outcome) in directories.iter().zip(outcomes) {
-            let listed = match outcome {
-                Outcome::Done(listed) => listed,
-                Outcome::Hangs | Outcome::Refused => {
-                    let what =
-                        format!("the directory {} of class {} does not answer", dir.mount_dir.display(), dir.class);
-                    unread.insert(dir.class.clone(), what);
-                    continue;
-                }
-                Outcome::Stopped => return None,
-            };
-            if let Some(error) = listed.error {
-                unread.insert(dir.class.clone(), chain(&error));
+            if let Outcome::Stopped = outcome {
+                return None;
             }
-            for at in listed.paths {
-                let path = dir.host_dir.join(at.file_name().unwrap_or_default());
-                let other = match found.get(&path) {
-                    Some(other) => format!("class {} has", other.class),
-                    None if selected.contains(&path) => "deviceDir and deviceNameFilter select".to_owned(),
-                    None => {
-                        found.insert(path, Discovered { class: dir.class.clone(), at });
-                        continue;
-                    }
-                };
-                let what = format!("{other} {} already: class {} does not get it", path.display(), dir.class);
-                unread.entry(dir.class.clone()).or_insert(what);
-            }
+            volumes.take_in(dir, outcome.done(), selected);
         }
-        Some((found, unread))
+        Some(volumes)
     }
 
     fn resolve(
