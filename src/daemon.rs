@@ -322,7 +322,7 @@ impl Workers for Threads {
 
     fn watch_devices(&mut self, selection: Option<&Selection>) {
         if let Some(hotplug) = &self.hotplug {
-            hotplug.watch(selection.cloned());
+            hotplug.watch(selection.cloned(), Vec::new());
         }
     }
 

@@ -213,7 +213,9 @@ impl<'a> Devices<'a> {
             return Home::Unsure(*unsure);
         }
         match self.failed.iter().find(|(observation, _)| observation.path == entry.path) {
-            Some((_, error @ (ProbeError::NoAnswer | ProbeError::Failed { .. }))) => Home::Silent(error.to_string()),
+            Some((_, error @ (ProbeError::NoAnswer | ProbeError::NotMounted { .. } | ProbeError::Failed { .. }))) => {
+                Home::Silent(error.to_string())
+            }
             _ => Home::Absent,
         }
     }

@@ -137,6 +137,8 @@ pub(super) fn unreadable_paths(ctx: &mut Ctx<'_>) {
         let next = match error {
             ProbeError::NoAnswer => "check the disk and its cable; it is asked again when the last question returns",
             ProbeError::Gone => "remove the dangling link",
+            ProbeError::NotAVolume { .. } => "remove it, or exclude it with namePattern",
+            ProbeError::NotMounted { .. } => "mount the volume there",
             ProbeError::NotADevice { .. } => "exclude it with deviceNameFilter",
             ProbeError::Failed { .. } => "check the device (kernel log)",
         };

@@ -3,6 +3,7 @@
 pub mod block;
 pub mod buffer;
 pub mod files;
+pub mod filesystem;
 pub mod inotify;
 pub mod loops;
 #[cfg(test)]

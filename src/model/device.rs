@@ -262,6 +262,13 @@ pub enum ProbeError {
     /// Neither a block device nor, where allowed, a regular file.
     #[error("it is {what}, not a block device")]
     NotADevice { what: String },
+    /// In a discovery directory: neither a directory nor a block device.
+    #[error("it is {what}, neither a mounted directory nor a block device")]
+    NotAVolume { what: String },
+    /// In a discovery directory: a place for a volume where none is mounted, as far as this process can see. The
+    /// volume itself may well exist.
+    #[error("{error}")]
+    NotMounted { error: String },
     /// The probe did not end before its deadline; it is not asked again until it does.
     #[error("it does not answer (hung I/O)")]
     NoAnswer,

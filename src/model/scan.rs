@@ -44,4 +44,7 @@ pub struct ScanReport {
     pub observations: Vec<Observation>,
     /// `deviceDir` could not be read: what is wrong with it. What could be seen is still reported.
     pub error: Option<String>,
+    /// Classes whose discovery directory could not be looked through in full, and why. The others are not affected,
+    /// and neither are paths of such a class that the ledger or a PV names.
+    pub unread: BTreeMap<String, String>,
 }

@@ -464,7 +464,7 @@ impl World {
                     .ok_or(ProbeError::Gone),
             })
             .collect();
-        ScanReport { generation: request.generation, observations, error: None }
+        ScanReport { generation: request.generation, observations, ..ScanReport::default() }
     }
 
     fn worker_opens(&mut self, at: usize) -> bool {
