@@ -18,10 +18,11 @@ pub enum Reason {
     DeviceDirUnreadable,
     MemoryLost,
     LedgerUnwritable,
+    ReferencedNodeDeleted,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 15] = [
         Reason::DeviceRefused,
         Reason::DeviceQuarantined,
         Reason::DeviceError,
@@ -36,6 +37,7 @@ impl Reason {
         Reason::DeviceDirUnreadable,
         Reason::MemoryLost,
         Reason::LedgerUnwritable,
+        Reason::ReferencedNodeDeleted,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -54,6 +56,7 @@ impl Reason {
             Reason::DeviceDirUnreadable => "DeviceDirUnreadable",
             Reason::MemoryLost => "MemoryLost",
             Reason::LedgerUnwritable => "LedgerUnwritable",
+            Reason::ReferencedNodeDeleted => "ReferencedNodeDeleted",
         }
     }
 }
