@@ -100,6 +100,7 @@ impl Action {
 
 /// A claim that waits, for people.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Waiting {
     pub claim: Box<str>,
     pub volume: Box<str>,
