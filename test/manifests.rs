@@ -121,7 +121,8 @@ fn the_roles_are_bound_to_the_accounts_of_their_pods() {
 #[test]
 fn the_image_has_a_fixed_version_which_is_that_of_the_program() {
     let of_cleanup = documents(&format!("{CLEANUP}kustomization.yaml")).remove(0);
-    for (kustomization, container) in [(kustomization(), container()), (of_cleanup, cleanup_pod()["containers"][0].clone())]
+    for (kustomization, container) in
+        [(kustomization(), container()), (of_cleanup, cleanup_pod()["containers"][0].clone())]
     {
         let image = kustomization["images"][0].clone();
         assert_eq!(image["name"], container["image"]);

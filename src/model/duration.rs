@@ -55,7 +55,8 @@ pub fn to_go(duration: Duration) -> String {
         1_000..1_000_000 => format!("{}µs", fraction(1_000)),
         1_000_000..1_000_000_000 => format!("{}ms", fraction(1_000_000)),
         _ => {
-            let (minutes, rest) = (duration.as_secs() / 60, duration - Duration::from_secs(duration.as_secs() / 60 * 60));
+            let (minutes, rest) =
+                (duration.as_secs() / 60, duration - Duration::from_secs(duration.as_secs() / 60 * 60));
             let seconds = rest.as_secs_f64();
             match (minutes / 60, minutes % 60) {
                 (0, 0) => format!("{seconds}s"),

@@ -134,8 +134,7 @@ fn carry_out(client: &Client, lead: &Lead, action: &Action) -> Result<(), NotDon
 
 fn annotate(claim: &Claim, value: &Value) -> Request {
     let (namespace, name) = split(&claim.key);
-    let metadata =
-        json!({"resourceVersion": claim.resource_version, "annotations": {NODE_GONE_ANNOTATION: value}});
+    let metadata = json!({"resourceVersion": claim.resource_version, "annotations": {NODE_GONE_ANNOTATION: value}});
     patch_claim(namespace, name, &json!({ "metadata": metadata }))
 }
 
@@ -161,7 +160,8 @@ fn nodes_gone(client: &Client, volume: &Volume) -> Result<(), NotDone> {
             Err(error) => return Err(error.into()),
         }
         // A label cannot have any other value, so no Node has it.
-        if is_label_value(node) && !client.call::<List<Node>>(&nodes_of_hostname(node).list(1, None))?.items.is_empty() {
+        if is_label_value(node) && !client.call::<List<Node>>(&nodes_of_hostname(node).list(1, None))?.items.is_empty()
+        {
             return there(node);
         }
     }

@@ -19,7 +19,8 @@ pub enum Reach {
 /// The original takes an affinity without a hostname for one whose nodes are all gone, and deletes the volume and its
 /// claim while the nodes live (defect 7a); and of several terms it overlooks those without one.
 pub fn reach(affinity: Option<&VolumeNodeAffinity>) -> Reach {
-    let terms = affinity.and_then(|a| a.required.as_ref()).map(|r| r.node_selector_terms.as_slice()).unwrap_or_default();
+    let terms =
+        affinity.and_then(|a| a.required.as_ref()).map(|r| r.node_selector_terms.as_slice()).unwrap_or_default();
     let mut nodes = BTreeSet::new();
     for term in terms.iter().filter(|term| !selects_nothing(term)) {
         match hostnames(term) {
@@ -77,7 +78,8 @@ mod tests {
 
     #[test]
     fn terms_add_up_and_requirements_within_a_term_narrow() {
-        let two = json!([{ "matchExpressions": [hostname(&["n1"])] }, { "matchExpressions": [hostname(&["n2", "n3"])] }]);
+        let two =
+            json!([{ "matchExpressions": [hostname(&["n1"])] }, { "matchExpressions": [hostname(&["n2", "n3"])] }]);
         assert_eq!(of(two), nodes(&["n1", "n2", "n3"]));
         let both = json!([{ "matchExpressions": [hostname(&["n1", "n2"]), hostname(&["n2", "n3"])] }]);
         assert_eq!(of(both), nodes(&["n2"]));

@@ -58,8 +58,7 @@ impl<T: Kept> Cache<T> {
     pub fn apply(&mut self, update: WatchUpdate<T>, keep: impl Fn(&T) -> bool) -> bool {
         match update {
             WatchUpdate::Replaced(all) => {
-                self.objects =
-                    all.into_iter().filter(keep).map(|object| (Box::from(object.key()), object)).collect();
+                self.objects = all.into_iter().filter(keep).map(|object| (Box::from(object.key()), object)).collect();
                 self.awaited = None;
                 true
             }

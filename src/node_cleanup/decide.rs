@@ -130,7 +130,11 @@ pub struct Plan {
 }
 
 pub fn decide(s: &Snapshot<'_>) -> Plan {
-    let caches = [("Nodes", s.nodes.awaited()), ("PersistentVolumes", s.volumes.awaited()), ("PersistentVolumeClaims", s.claims.awaited())];
+    let caches = [
+        ("Nodes", s.nodes.awaited()),
+        ("PersistentVolumes", s.volumes.awaited()),
+        ("PersistentVolumeClaims", s.claims.awaited()),
+    ];
     let awaited: Vec<String> =
         caches.iter().filter_map(|(what, why)| why.map(|why| format!("the {what}: {why}"))).collect();
     if !awaited.is_empty() {

@@ -83,10 +83,8 @@ impl Elector {
         let (stop, stopped) = bounded(0);
         let election = Election::new(identity, timing);
         let mut run = Run { client, election, namespace, name, timing, lead, held: None, leads: false, said: None };
-        let thread = Builder::new()
-            .name("lease".to_owned())
-            .stack_size(STACK_SIZE)
-            .spawn(move || run.run(&stopped, &sink))?;
+        let thread =
+            Builder::new().name("lease".to_owned()).stack_size(STACK_SIZE).spawn(move || run.run(&stopped, &sink))?;
         Ok(Elector { stop: Some(stop), thread: Some(thread) })
     }
 

@@ -51,7 +51,9 @@ pub enum CleanupError {
     Signals(#[source] nix::Error),
     #[error("a thread cannot be started")]
     Thread(#[source] std::io::Error),
-    #[error("this is no pod, so the Lease needs a namespace: give --leader-elect-resource-namespace (LP_NAMESPACE_NAME)")]
+    #[error(
+        "this is no pod, so the Lease needs a namespace: give --leader-elect-resource-namespace (LP_NAMESPACE_NAME)"
+    )]
     Namespace,
     #[error("the Lease is lost, so this replica ends: {0}")]
     Lost(String),

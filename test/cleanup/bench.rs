@@ -230,7 +230,8 @@ impl Bench {
     pub fn writes(&self) -> Vec<String> {
         let reads = ["get", "list", "watch"];
         let requests = self.server().requests();
-        let written = |r: &&kubesim::RequestRecord| !reads.contains(&&*r.verb) && r.resource != "leases" && r.status < 300;
+        let written =
+            |r: &&kubesim::RequestRecord| !reads.contains(&&*r.verb) && r.resource != "leases" && r.status < 300;
         requests.iter().filter(written).map(|r| format!("{} {} {}", r.verb, r.resource, r.name)).collect()
     }
 

@@ -19,7 +19,6 @@ fn a_lost_node_takes_its_claims_and_volumes_along(bench: &Bench) {
     never("something is deleted while all nodes live", || bench.mark("lost").is_some() || !bench.has_volume("free"));
 
     bench.lose_node("lost");
-    bench.await_mark("lost");
     let event = eventually("an Event on the claim", || bench.events("lost").into_iter().next());
     assert_eq!(event["type"], "Warning");
     assert_eq!(event["source"]["component"], "cleanup-controller");
@@ -119,15 +118,18 @@ fn a_restart_keeps_the_delay_that_is_running() {
 fn a_delay_that_ran_out_while_nothing_ran_is_over() {
     let bench = Bench::simulated("cleanup-over");
     bench.tenant("lost");
-    let delay = "--pvc-deletion-delay=2s";
-    let agent = bench.acting(&[delay]);
+    let agent = bench.acting(&[LONG]);
     bench.lose_node("lost");
     bench.await_mark("lost");
     assert_eq!(agent.terminate(), Some(0));
     assert!(bench.has_claim("lost"), "before its time");
-    let agent = bench.acting(&[delay]);
+    let agent = bench.acting(&["--pvc-deletion-delay=1s"]);
     bench.await_claim_gone("lost");
-    assert_eq!(bench.writes().iter().filter(|w| w.starts_with("patch persistentvolumeclaims")).count(), 1, "marked once");
+    assert_eq!(
+        bench.writes().iter().filter(|w| w.starts_with("patch persistentvolumeclaims")).count(),
+        1,
+        "marked once"
+    );
     assert_eq!(agent.terminate(), Some(0));
 }
 
@@ -165,11 +167,13 @@ fn every_right_of_its_manifest_is_used_and_no_other_is_asked_for() {
     let bench = Bench::simulated("cleanup-rights");
     bench.tenant("lost");
     bench.tenant("back");
-    let agent = bench.acting(&["--pvc-deletion-delay=1500ms"]);
+    let agent = bench.acting(&[LONG]);
     bench.lose_node("back");
     bench.await_mark("back");
     bench.node("back");
     eventually("the mark is taken off", || bench.mark("back").is_none().then_some(()));
+    assert_eq!(agent.terminate(), Some(0));
+    let agent = bench.acting(&["--pvc-deletion-delay=0"]);
     bench.lose_node("lost");
     bench.await_claim_gone("lost");
     bench.await_volume_gone("lost");
