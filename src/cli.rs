@@ -45,6 +45,7 @@ local-pv-provisioner.cybozu.io/pv-spec-configmap names it, else --default-pv-spe
     weakIdentity: approve             # default; trust
 
 To see what would happen, and why:  local-pv-provisioner plan --help
+To clean up after nodes that are gone, once for the cluster:  local-pv-provisioner node-cleanup --help
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 if it could not start or a part of it failed, 2 for bad flags.";
 

@@ -222,3 +222,19 @@ impl Run {
 fn overtaken(error: &ApiError) -> bool {
     error.is_conflict() || error.is_already_exists() || error.is_not_found()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lead_ends_by_itself_when_it_is_not_extended() {
+        let lead = Lead::new();
+        assert!(!lead.holds(), "nothing is held before it is taken");
+        lead.extend(Instant::now() + Duration::from_millis(100));
+        assert!(lead.holds());
+        std::thread::sleep(Duration::from_millis(150));
+        assert!(!lead.holds());
+        assert!(Lead::for_ever().holds());
+    }
+}
