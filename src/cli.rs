@@ -7,6 +7,7 @@ mod sources;
 pub use sources::{DiscoveryOptions, Surroundings};
 
 use crate::model::duration;
+use crate::node_cleanup::flags::{self, CleanupOptions};
 use crate::serve::Address;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use go_flags::Klog;
@@ -30,6 +31,8 @@ enum Command {
     Run(RunArgs),
     /// Show what would be done with each device, and why; write nothing anywhere
     Plan(PlanArgs),
+    /// For the whole cluster: delete the claims and volumes of nodes that are gone
+    NodeCleanup(flags::Args),
 }
 
 const AFTER_HELP: &str = "\
@@ -53,6 +56,7 @@ With --sources discovery-dir, or under the name local-provisioner, volumes come 
 accepted, and its variables are read: MY_NODE_NAME, MY_NAMESPACE, JOB_CONTAINER_IMAGE.
 
 To see what would happen, and why:  local-pv-provisioner plan --help
+To clean up after nodes that are gone, once for the cluster:  local-pv-provisioner node-cleanup --help
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 if it could not start or a part of it failed, 2 for bad flags.";
 
@@ -143,6 +147,7 @@ struct PlanArgs {
 pub enum Invocation {
     Run(RunOptions),
     Plan(PlanOptions),
+    NodeCleanup(CleanupOptions),
     /// `--help`, `--version`: print this and exit with 0.
     Print(String),
 }
@@ -166,6 +171,16 @@ pub struct NodeOptions {
     pub log_level: LevelFilter,
     /// To be logged as soon as there is a log.
     pub warnings: Vec<String>,
+}
+
+impl NodeOptions {
+    /// For the state that the loop owns.
+    pub fn sources(&self) -> crate::reconcile::state::Sources {
+        crate::reconcile::state::Sources {
+            raw_device: self.raw_device.then(|| self.default_configmap.clone()),
+            discovery_dir: self.discovery.is_some(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,6 +240,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, around: &Surrounding
     match matched {
         Ok(Cli { command: Command::Run(args) }) => run_options(args, &found).map(Invocation::Run),
         Ok(Cli { command: Command::Plan(args) }) => plan_options(args, &found).map(Invocation::Plan),
+        Ok(Cli { command: Command::NodeCleanup(args) }) => {
+            args.options().map(Invocation::NodeCleanup).map_err(UsageError)
+        }
         Err(error) if !error.use_stderr() => Ok(Invocation::Print(error.render().to_string())),
         Err(error) => Err(UsageError(first_line(&error.render().to_string()))),
     }
@@ -472,6 +490,59 @@ mod tests {
         }
         let Ok(Invocation::Print(version)) = parsed(&["--version"]) else { panic!() };
         assert!(version.contains(env!("CARGO_PKG_VERSION")));
+    }
+
+    fn cleanup(arguments: &[&str]) -> CleanupOptions {
+        match parsed(&[&["node-cleanup"], arguments].concat()) {
+            Ok(Invocation::NodeCleanup(options)) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn node_cleanup_has_the_originals_flags_with_its_defaults() {
+        let options = cleanup(&[]);
+        assert_eq!((options.resync, options.workers), (Some(Duration::from_secs(600)), 10));
+        assert_eq!((options.delay, options.sweep_interval), (Duration::from_secs(60), Duration::from_secs(10)));
+        assert_eq!((options.listen_address.as_str(), options.metrics_path.as_str()), (":8080", "/metrics"));
+        assert!(options.classes.is_empty() && options.kubeconfig.is_none() && options.api_endpoint.is_none());
+        assert!(options.election.is_some(), "two replicas never act at once");
+
+        let options = cleanup(&[
+            "--storageclass-names=fast,slow",
+            "--storageclass-names=raw",
+            "--worker-threads=2",
+            "--pvc-deletion-delay=1h30m",
+            "--stale-pv-discovery-interval",
+            "30s",
+            "--listen-address=",
+            "--resync=0",
+            "--leader-elect=false",
+        ]);
+        assert_eq!(options.classes, ["fast", "raw", "slow"].map(str::to_owned).into());
+        assert_eq!((options.delay, options.workers), (Duration::from_secs(5400), 2));
+        assert_eq!((options.listen_address.as_str(), options.resync, options.election), ("0", None, None));
+    }
+
+    #[test]
+    fn a_bad_flag_of_node_cleanup_is_one_line_that_names_it() {
+        for (argument, flag) in [
+            ("--pvc-deletion-delay=5", "--pvc-deletion-delay"),
+            ("--stale-pv-discovery-interval=0", "--stale-pv-discovery-interval"),
+            ("--worker-threads=0", "--worker-threads"),
+            ("--worker-threads=-1", "--worker-threads"),
+            ("--listen-address=nowhere", "--listen-address"),
+            ("--metrics-path=metrics", "--metrics-path"),
+            ("--metrics-path=/readyz", "--metrics-path"),
+            ("--log-level=loud", "--log-level"),
+            ("--leader-elect-lease-duration=1500ms", "--leader-elect-lease-duration"),
+            ("--leader-elect-renew-deadline=15s", "--leader-elect-renew-deadline"),
+            ("--leader-elect-retry-period=9s", "--leader-elect-retry-period"),
+            ("--v=4", "--v"),
+        ] {
+            let message = error(&["node-cleanup", argument]);
+            assert!(message.contains(flag) && message.lines().count() == 1, "{argument}: {message}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::decide::plan::Action;
 use crate::execute::{Executor, NodeScope};
 use crate::host::files::on_filesystem_of;
 use crate::host::mounts::Proc;
-use crate::kube::client::{Client, ClientError};
+use crate::kube::client::{Client, ClientError, USER_AGENT};
 use crate::kube::config::{Config, ConfigError};
 use crate::kube::objects::{ConfigMap, Node, PersistentVolume};
 use crate::kube::request::{Resource, Target};
@@ -26,17 +26,15 @@ use crate::reconcile::event::Event;
 use crate::reconcile::publish::Publisher;
 use crate::reconcile::state::State;
 use crate::reconcile::{Loop, Pace, Workers};
-use crate::record::{Note, Recorder};
+use crate::record::{Note, Recorder, Speaker};
 use crate::serve::{BEAT_EVERY, Board, Metrics, ServeError, Server};
+use crate::signals;
 use crossbeam_channel::{Sender, bounded, unbounded};
-use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::Builder;
 
 /// Events on their way to the loop. A full channel makes the watchers wait, and with them the API server.
 const EVENTS: usize = 128;
-const SIGNAL_STACK: usize = 64 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -61,7 +59,7 @@ pub enum DaemonError {
 /// Runs until SIGTERM or SIGINT.
 pub fn run(options: RunOptions) -> Result<(), DaemonError> {
     // Before the first thread, so that every thread inherits it and only the one that waits sees them.
-    let signals = blocked_signals().map_err(DaemonError::Signals)?;
+    let signals = signals::block().map_err(DaemonError::Signals)?;
     let node_name = options.node.node_name.clone();
     let metrics = Arc::new(Metrics::new(&node_name)?);
     let board = Arc::new(Board::new());
@@ -70,7 +68,8 @@ pub fn run(options: RunOptions) -> Result<(), DaemonError> {
         log::info!("serving /metrics, /healthz, /readyz and /status on {address}");
     }
     let (events, received) = bounded::<Event>(EVENTS);
-    wait_for_signal(signals, events.clone())?;
+    let ending = events.clone();
+    signals::wait(signals, move || drop(ending.send(Event::Shutdown))).map_err(DaemonError::Thread)?;
 
     let config = Config::load(options.node.kubeconfig.as_deref(), |name| std::env::var_os(name))?;
     let client = client(&config, metrics.clone())?;
@@ -107,37 +106,8 @@ fn state_dir(options: &NodeOptions) -> Option<PathBuf> {
     Some(dir.to_path_buf())
 }
 
-fn blocked_signals() -> nix::Result<SigSet> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    Ok(signals)
-}
-
-fn wait_for_signal(signals: SigSet, events: Sender<Event>) -> Result<(), DaemonError> {
-    // Never joined: it may wait for ever, and the process ends without it.
-    Builder::new()
-        .name("signal".to_owned())
-        .stack_size(SIGNAL_STACK)
-        .spawn(move || {
-            if let Ok(signal) = signals.wait() {
-                log::info!("{signal} received");
-                let _ = events.send(Event::Shutdown);
-            }
-            // A second one is the default's again: whoever insists is obeyed.
-            let _ = signals.thread_unblock();
-            loop {
-                std::thread::park();
-            }
-        })
-        .map(drop)
-        .map_err(DaemonError::Thread)
-}
-
 fn client(config: &Config, metrics: Arc<Metrics>) -> Result<Client, ClientError> {
-    let agent = concat!("local-pv-provisioner/", env!("CARGO_PKG_VERSION"));
-    Client::new(config, agent, move |sample| metrics.api_request(&sample))
+    Client::new(config, USER_AGENT, move |sample| metrics.api_request(&sample))
 }
 
 /// The boot's id, and when it was, in Unix seconds.
@@ -184,7 +154,8 @@ impl Threads {
         };
         let executor = Executor::spawn(client, sink(Event::Outcome)).map_err(DaemonError::Thread)?;
         let counted = metrics.clone();
-        let recorder = Recorder::spawn(client, &scope.node_name, move |reason| counted.event_written(reason))
+        let speaker = Speaker { component: "local-pv-provisioner", host: scope.node_name.clone() };
+        let recorder = Recorder::spawn(client, speaker, move |reason| counted.event_written(reason))
             .map_err(DaemonError::Thread)?;
 
         let prober = Arc::new(Prober::new(Host::default(), options.node.allow_regular_files));

@@ -2,7 +2,7 @@
 
 use local_pv_provisioner::cli::{self, Invocation, Surroundings};
 use local_pv_provisioner::model::chain::chain;
-use local_pv_provisioner::{daemon, logging, plan};
+use local_pv_provisioner::{daemon, logging, node_cleanup, plan};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -18,6 +18,10 @@ fn main() -> ExitCode {
             logging::init(options.node.log_level, options.node.development);
             warn(&options.node.warnings);
             daemon::run(options).map_err(|error| chain(&error))
+        }
+        Ok(Invocation::NodeCleanup(options)) => {
+            logging::init(options.log_level, options.development);
+            node_cleanup::run(options).map_err(|error| chain(&error))
         }
         Ok(Invocation::Plan(options)) => {
             logging::init(log::LevelFilter::Warn.min(options.node.log_level), true);

@@ -4,9 +4,10 @@
 use local_pv_provisioner::cli::{self, Invocation, Surroundings};
 use local_pv_provisioner::decide::plan::Word;
 use local_pv_provisioner::kube::client::{Code, RequestSample};
+use local_pv_provisioner::kube::objects::Phase;
 use local_pv_provisioner::kube::request::{Resource, Verb};
 use local_pv_provisioner::model::reason::Reason;
-use local_pv_provisioner::serve::Metrics;
+use local_pv_provisioner::serve::{CleanupMetrics, Metrics};
 use local_pv_provisioner::settings::discovery::{CLASS_KEYS, KEYS};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -41,10 +42,34 @@ fn the_metrics_table_is_what_is_served() {
     metrics.api_request(&RequestSample { verb: Verb::Get, resource: Resource::Nodes, code, seconds: 0.1 });
     metrics.watch_restarted(Resource::Nodes);
     metrics.event_written("DeviceCleaned");
-    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-    let served: BTreeSet<String> =
-        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect();
-    assert_eq!(first_column("Metric"), served);
+    assert_eq!(first_column("Metric"), families(metrics.render().unwrap()));
+}
+
+#[test]
+fn the_metrics_table_of_node_cleanup_is_what_it_serves_beside_the_common_ones() {
+    let metrics = CleanupMetrics::new().unwrap();
+    metrics.volume_deletion(Phase::Available, true);
+    metrics.volume_deletion(Phase::Available, false);
+    let own = families(metrics.render().unwrap()).difference(&first_column("Metric")).cloned().collect();
+    assert_eq!(first_column("Metric of node-cleanup"), own);
+}
+
+#[test]
+fn the_flags_table_of_node_cleanup_is_what_its_help_lists() {
+    let help = cli::parse(["local-pv-provisioner", "node-cleanup", "--help"].map(Into::into), false);
+    let Ok(Invocation::Print(help)) = help else { panic!("{help:?}") };
+    let flags: BTreeSet<String> = help
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '[']).next())
+        .map(|flag| format!("--{flag}"))
+        .collect();
+    assert_eq!(first_column("Flag of node-cleanup"), flags);
+}
+
+/// The families of a page of figures.
+fn families(page: Vec<u8>) -> BTreeSet<String> {
+    let text = String::from_utf8(page).unwrap();
+    text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect()
 }
 
 #[test]

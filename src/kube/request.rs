@@ -405,7 +405,12 @@ pub fn all_rbac() -> Vec<Rbac> {
 }
 
 fn rbac(resource: Resource, verb: Verb) -> Rbac {
-    Rbac { group: resource.group(), resource: resource.as_str(), verb: verb.as_str(), namespaced: resource.namespaced() }
+    Rbac {
+        group: resource.group(),
+        resource: resource.as_str(),
+        verb: verb.as_str(),
+        namespaced: resource.namespaced(),
+    }
 }
 
 fn typed(resource: Resource, kind: &str, mut json: Value) -> Value {

@@ -25,10 +25,11 @@ pub enum Reason {
     VolumeFailedDelete,
     VolumeUnsupportedReclaimPolicy,
     VolumeUnknownReclaimPolicy,
+    ReferencedNodeDeleted,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Reason::DeviceRefused,
         Reason::DeviceQuarantined,
         Reason::DeviceError,
@@ -50,6 +51,7 @@ impl Reason {
         Reason::VolumeFailedDelete,
         Reason::VolumeUnsupportedReclaimPolicy,
         Reason::VolumeUnknownReclaimPolicy,
+        Reason::ReferencedNodeDeleted,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -75,6 +77,7 @@ impl Reason {
             Reason::VolumeFailedDelete => "VolumeFailedDelete",
             Reason::VolumeUnsupportedReclaimPolicy => "VolumeUnsupportedReclaimPolicy",
             Reason::VolumeUnknownReclaimPolicy => "VolumeUnknownReclaimPolicy",
+            Reason::ReferencedNodeDeleted => "ReferencedNodeDeleted",
         }
     }
 }

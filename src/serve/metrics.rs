@@ -1,13 +1,13 @@
 //! Every figure that the node gives to Prometheus, behind typed setters in one struct.
 //! Nothing here is global, nothing decides: the rooms say what happened, this counts it.
 
+use super::api_metrics::ApiMetrics;
 use super::process::ProcessCollector;
 use crate::kube::client::RequestSample;
 use crate::kube::request::Resource;
 use crate::model::cleaning::CleanResult;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -18,9 +18,6 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// From a punched hole on a fast disk to every byte of a large one.
 const CLEANING_SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 43_200.0];
-
-/// From a loopback answer to the client's own timeout.
-const API_SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// Every way in which a cleaning ends, so that each is there with zero before it happens.
 const RESULTS: [&str; 6] = ["cleaned", "stale", "in-use", "not-blank", "cancelled", "failed"];
@@ -39,10 +36,7 @@ pub struct Metrics {
     cleanings: IntCounterVec,
     cleaned_bytes: IntCounter,
     cleaning_seconds: Histogram,
-    api_requests: IntCounterVec,
-    api_seconds: HistogramVec,
-    watch_restarts: IntCounterVec,
-    events: IntCounterVec,
+    api: ApiMetrics,
 }
 
 impl Metrics {
@@ -85,42 +79,18 @@ impl Metrics {
                 )
                 .buckets(CLEANING_SECONDS.to_vec()),
             )?,
-            api_requests: IntCounterVec::new(
-                opts(
-                    "api_requests_total",
-                    "Requests to the Kubernetes API, by HTTP status, or by what went wrong where there was none.",
-                ),
-                &["verb", "resource", "code"],
-            )?,
-            api_seconds: HistogramVec::new(
-                HistogramOpts::new(
-                    name("api_request_duration_seconds"),
-                    "Time until the Kubernetes API answered; for watch until the stream began.",
-                )
-                .buckets(API_SECONDS.to_vec()),
-                &["verb"],
-            )?,
-            watch_restarts: IntCounterVec::new(
-                opts("watch_restarts_total", "Watches that were begun again, by resource."),
-                &["resource"],
-            )?,
-            events: IntCounterVec::new(opts("events_total", "Kubernetes Events written, by reason."), &["reason"])?,
+            api: ApiMetrics::new(&registry)?,
             registry,
         };
-        let build = IntGauge::with_opts(
-            opts("build_info", "Always 1; its labels say what runs.").const_label("version", env!("CARGO_PKG_VERSION")),
-        )?;
-        build.set(1);
         for result in RESULTS {
             metrics.cleanings.with_label_values(&[result]);
         }
-        metrics.register(build)?;
+        metrics.register()?;
         Ok(metrics)
     }
 
-    fn register(&self, build: IntGauge) -> prometheus::Result<()> {
+    fn register(&self) -> prometheus::Result<()> {
         let registry = &self.registry;
-        registry.register(Box::new(build))?;
         for gauge in [
             &self.available_devices,
             &self.error_devices,
@@ -130,13 +100,10 @@ impl Metrics {
         ] {
             registry.register(Box::new(gauge.clone()))?;
         }
-        for counters in [&self.cleanings, &self.api_requests, &self.watch_restarts, &self.events] {
-            registry.register(Box::new(counters.clone()))?;
-        }
+        registry.register(Box::new(self.cleanings.clone()))?;
         registry.register(Box::new(self.devices.clone()))?;
         registry.register(Box::new(self.cleaned_bytes.clone()))?;
         registry.register(Box::new(self.cleaning_seconds.clone()))?;
-        registry.register(Box::new(self.api_seconds.clone()))?;
         registry.register(Box::new(ProcessCollector::new()?))
     }
 
@@ -191,19 +158,17 @@ impl Metrics {
 
     /// A request to the API server has ended: what the client's observer is called with.
     pub fn api_request(&self, sample: &RequestSample) {
-        let verb = sample.verb.as_str();
-        self.api_requests.with_label_values(&[verb, sample.resource.as_str(), &sample.code.to_string()]).inc();
-        self.api_seconds.with_label_values(&[verb]).observe(sample.seconds);
+        self.api.request(sample);
     }
 
     /// A watch was begun again: cut, expired, or answered with an error.
     pub fn watch_restarted(&self, resource: Resource) {
-        self.watch_restarts.with_label_values(&[resource.as_str()]).inc();
+        self.api.watch_restarted(resource);
     }
 
     /// A Kubernetes Event was written.
     pub fn event_written(&self, reason: &str) {
-        self.events.with_label_values(&[reason]).inc();
+        self.api.event_written(reason);
     }
 
     /// The text format of Prometheus ([`CONTENT_TYPE`]).
@@ -211,10 +176,15 @@ impl Metrics {
     /// # Errors
     /// A figure that the format cannot express.
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+        text_of(&self.registry)
     }
+}
+
+/// All figures of a registry as [`CONTENT_TYPE`].
+pub(super) fn text_of(registry: &Registry) -> prometheus::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    Ok(text)
 }
 
 fn result_label(result: &CleanResult) -> &'static str {

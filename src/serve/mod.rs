@@ -1,6 +1,8 @@
 //! What the node shows over HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`.
 //! It only reads what others publish ([`Board`], [`Metrics`]); no request changes anything or reaches a device.
 
+mod api_metrics;
+mod cleanup_metrics;
 pub mod front;
 mod head;
 pub mod health;
@@ -8,6 +10,7 @@ mod listen;
 pub mod metrics;
 mod process;
 
+pub use cleanup_metrics::CleanupMetrics;
 pub use health::{BEAT_EVERY, Board};
 pub use listen::Address;
 pub use metrics::Metrics;
@@ -24,11 +27,9 @@ const STACK: usize = 256 * 1024;
 /// Why the node cannot be seen over HTTP.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error(
-        "'{addr}' is not an address for --metrics-addr (LP_METRICS_ADDR): {why}; use ':8080', 'host:port' or '[::1]:8080'"
-    )]
+    #[error("'{addr}' is not an address: {why}; use ':8080', 'host:port' or '[::1]:8080'")]
     Address { addr: String, why: &'static str },
-    #[error("cannot listen on '{addr}', see --metrics-addr (LP_METRICS_ADDR)")]
+    #[error("cannot listen on '{addr}'")]
     Bind { addr: String, source: std::io::Error },
     #[error("cannot start the HTTP server's thread")]
     Start { source: std::io::Error },
@@ -38,11 +39,36 @@ pub enum ServeError {
 pub struct Server;
 
 impl Server {
-    /// Listens on `addr` (the forms of `--metrics-addr`, see [`Address`]) and serves until the handle is stopped.
+    /// Serves the agent's pages.
     ///
     /// # Errors
-    /// An address that cannot be read or had; each is one line that names the flag.
+    /// As of [`Server::spawn_with`].
     pub fn spawn(addr: &str, metrics: Arc<Metrics>, board: Arc<Board>) -> Result<Handle, ServeError> {
+        Server::spawn_with(addr, move |path| answer(path, &metrics, &board))
+    }
+
+    /// Serves `node-cleanup`'s pages, the figures at `metrics_path`.
+    ///
+    /// # Errors
+    /// As of [`Server::spawn_with`].
+    pub fn spawn_cleanup(
+        addr: &str,
+        metrics_path: String,
+        metrics: Arc<CleanupMetrics>,
+        board: Arc<Board>,
+    ) -> Result<Handle, ServeError> {
+        Server::spawn_with(addr, move |path| match path {
+            "/" => Answer::text(200, CLEANUP_INDEX.replace("/metrics", &metrics_path)),
+            path if path == metrics_path => figures(metrics.render()),
+            _ => common(path, &board),
+        })
+    }
+
+    /// Listens on `addr` (see [`Address`]) and serves until the handle is stopped. `answer` is given the path.
+    ///
+    /// # Errors
+    /// An address that cannot be read or had.
+    fn spawn_with(addr: &str, answer: impl Fn(&str) -> Answer + Send + 'static) -> Result<Handle, ServeError> {
         let listeners = Address::parse(addr)?.bind(addr)?;
         let Some(first) = listeners.first() else {
             return Ok(Handle { addr: None, running: None });
@@ -56,7 +82,7 @@ impl Server {
         let thread = std::thread::Builder::new()
             .name("http".to_owned())
             .stack_size(STACK)
-            .spawn(move || front::run(&listeners, &woken, &|request| answer(&request.path, &metrics, &board)))
+            .spawn(move || front::run(&listeners, &woken, &|request| answer(&request.path)))
             .map_err(start)?;
         log::info!("serving metrics and health on {local}");
         Ok(Handle { addr: Some(local), running: Some((wake, thread)) })
@@ -98,13 +124,30 @@ const INDEX: &str = "local-pv-provisioner
 /readyz   is the node's state known
 /status   each device, its state and why (JSON)";
 
+const CLEANUP_INDEX: &str = "local-pv-provisioner node-cleanup
+/metrics  figures for Prometheus
+/healthz  is the loop turning
+/readyz   does it act or stand by
+/status   what waits for its end, what is left alone and why (JSON)";
+
 fn answer(path: &str, metrics: &Metrics, board: &Board) -> Answer {
     match path {
         "/" => Answer::text(200, INDEX),
-        "/metrics" => match metrics.render() {
-            Ok(body) => Answer { status: 200, content_type: metrics::CONTENT_TYPE, body },
-            Err(error) => Answer::text(500, format!("the metrics cannot be written: {error}")),
-        },
+        "/metrics" => figures(metrics.render()),
+        _ => common(path, board),
+    }
+}
+
+fn figures(rendered: prometheus::Result<Vec<u8>>) -> Answer {
+    match rendered {
+        Ok(body) => Answer { status: 200, content_type: metrics::CONTENT_TYPE, body },
+        Err(error) => Answer::text(500, format!("the metrics cannot be written: {error}")),
+    }
+}
+
+/// The pages of the board.
+fn common(path: &str, board: &Board) -> Answer {
+    match path {
         "/healthz" => match board.health() {
             Ok(()) => Answer::text(200, "ok"),
             Err(why) => Answer::text(503, why),

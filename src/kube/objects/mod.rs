@@ -216,6 +216,19 @@ impl Phase {
     fn is_unset(&self) -> bool {
         *self == Phase::Unset
     }
+
+    /// As the API and the metrics spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Unset => "",
+            Phase::Pending => "Pending",
+            Phase::Available => "Available",
+            Phase::Bound => "Bound",
+            Phase::Released => "Released",
+            Phase::Failed => "Failed",
+            Phase::Other => "Other",
+        }
+    }
 }
 
 /// The API sends `null` for an empty map or list now and then.

@@ -70,13 +70,12 @@ pub fn all_rbac() -> Vec<Rbac> {
 mod tests {
     use super::*;
     use crate::kube::objects::{Event, ObjectMeta, PersistentVolume, PersistentVolumeClaim};
-    use crate::kube::request::{
-        create_event, delete_persistent_volume, get_node, get_persistent_volume, patch_event,
-    };
+    use crate::kube::request::{create_event, delete_persistent_volume, get_node, get_persistent_volume, patch_event};
     use std::time::Duration;
 
     fn lease() -> Lease {
-        let metadata = ObjectMeta { name: "l".into(), resource_version: "7".into(), uid: "u".into(), ..Default::default() };
+        let metadata =
+            ObjectMeta { name: "l".into(), resource_version: "7".into(), uid: "u".into(), ..Default::default() };
         Lease { metadata, ..Default::default() }
     }
 
@@ -126,7 +125,8 @@ mod tests {
         assert_eq!(created.target(), "/apis/coordination.k8s.io/v1/namespaces/ns/leases");
         let body = |r: &Request| serde_json::from_str::<Value>(&r.body.as_ref().unwrap().json).unwrap();
         assert_eq!(body(&created)["apiVersion"], "coordination.k8s.io/v1");
-        let patch = body(&patch_lease("ns", &lease(), &LeaseSpec { holder_identity: "me".into(), ..Default::default() }));
+        let patch =
+            body(&patch_lease("ns", &lease(), &LeaseSpec { holder_identity: "me".into(), ..Default::default() }));
         assert_eq!(patch["metadata"], json!({"uid": "u", "resourceVersion": "7"}));
         assert_eq!(patch["spec"]["holderIdentity"], "me");
     }

@@ -1,0 +1,140 @@
+//! The objects of one kind as the watch last said they are, and whether that can be believed now. Pure.
+
+use super::view::{Claim, NodeName, Volume};
+use crate::kube::objects::Object;
+use crate::kube::watch::WatchUpdate;
+use std::collections::BTreeMap;
+
+/// What a cache needs of an object.
+pub trait Kept: Object {
+    fn key(&self) -> &str;
+    /// No decision can tell the two apart.
+    fn same(&self, other: &Self) -> bool;
+}
+
+impl Kept for Volume {
+    fn key(&self) -> &str {
+        &self.name
+    }
+    fn same(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+impl Kept for Claim {
+    fn key(&self) -> &str {
+        &self.key
+    }
+    fn same(&self, other: &Self) -> bool {
+        self == other
+    }
+}
+
+impl Kept for NodeName {
+    fn key(&self) -> &str {
+        &self.name
+    }
+    /// A Node changes all the time, its names do not: a cluster's heartbeats must not cost a decision each.
+    fn same(&self, other: &Self) -> bool {
+        self.name == other.name && self.hostname == other.hostname
+    }
+}
+
+#[derive(Debug)]
+pub struct Cache<T> {
+    objects: BTreeMap<Box<str>, T>,
+    /// Why it is not to be believed.
+    awaited: Option<String>,
+}
+
+impl<T: Kept> Default for Cache<T> {
+    fn default() -> Self {
+        Cache { objects: BTreeMap::new(), awaited: Some("not read yet".to_owned()) }
+    }
+}
+
+impl<T: Kept> Cache<T> {
+    /// Takes an update in, of the objects only those that `keep` wants. Whether a decision may come out otherwise now.
+    pub fn apply(&mut self, update: WatchUpdate<T>, keep: impl Fn(&T) -> bool) -> bool {
+        match update {
+            WatchUpdate::Replaced(all) => {
+                self.objects = all.into_iter().filter(keep).map(|object| (Box::from(object.key()), object)).collect();
+                self.awaited = None;
+                true
+            }
+            WatchUpdate::Applied(object) if keep(&object) => match self.objects.get_mut(object.key()) {
+                Some(old) => {
+                    let changed = !old.same(&object);
+                    *old = object;
+                    changed
+                }
+                None => self.objects.insert(Box::from(object.key()), object).is_none(),
+            },
+            WatchUpdate::Applied(object) | WatchUpdate::Deleted(object) => self.objects.remove(object.key()).is_some(),
+            WatchUpdate::Unsynced { reason } => {
+                self.awaited = Some(reason);
+                true
+            }
+            WatchUpdate::Resumed => {
+                self.awaited = None;
+                true
+            }
+        }
+    }
+
+    pub fn get(&self, key: &str) -> Option<&T> {
+        self.objects.get(key)
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.objects.values()
+    }
+
+    /// Why it is not to be believed; `None`: it is.
+    pub fn awaited(&self) -> Option<&str> {
+        self.awaited.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, version: &str, hostname: Option<&str>) -> NodeName {
+        NodeName { name: name.into(), resource_version: version.into(), hostname: hostname.map(Box::from) }
+    }
+
+    #[test]
+    fn a_cache_is_believed_from_its_first_whole_list_on_and_not_while_its_watch_is_broken() {
+        let mut nodes = Cache::<NodeName>::default();
+        assert!(nodes.awaited().is_some());
+        nodes.apply(WatchUpdate::Unsynced { reason: "forbidden".to_owned() }, |_| true);
+        assert_eq!(nodes.awaited(), Some("forbidden"));
+        nodes.apply(WatchUpdate::Replaced(vec![node("n1", "1", None)]), |_| true);
+        assert_eq!(nodes.awaited(), None);
+        nodes.apply(WatchUpdate::Unsynced { reason: "cut".to_owned() }, |_| true);
+        assert_eq!(nodes.awaited(), Some("cut"));
+        nodes.apply(WatchUpdate::Resumed, |_| true);
+        assert_eq!(nodes.awaited(), None);
+    }
+
+    #[test]
+    fn a_heartbeat_changes_nothing_and_a_new_hostname_does() {
+        let mut nodes = Cache::<NodeName>::default();
+        nodes.apply(WatchUpdate::Replaced(vec![node("n1", "1", None)]), |_| true);
+        assert!(!nodes.apply(WatchUpdate::Applied(node("n1", "2", None)), |_| true));
+        assert!(nodes.apply(WatchUpdate::Applied(node("n1", "3", Some("h"))), |_| true));
+        assert!(nodes.apply(WatchUpdate::Deleted(node("n1", "4", Some("h"))), |_| true));
+        assert!(!nodes.apply(WatchUpdate::Deleted(node("n1", "4", Some("h"))), |_| true));
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_is_forgotten() {
+        let mut nodes = Cache::<NodeName>::default();
+        let with_hostname = |node: &NodeName| node.hostname.is_some();
+        nodes.apply(WatchUpdate::Replaced(vec![node("n1", "1", None), node("n2", "1", Some("h"))]), with_hostname);
+        assert_eq!(nodes.values().count(), 1);
+        assert!(nodes.apply(WatchUpdate::Applied(node("n2", "2", None)), with_hostname));
+        assert_eq!(nodes.values().count(), 0);
+    }
+}
