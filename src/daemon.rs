@@ -1,12 +1,14 @@
 //! Wiring: which threads there are, how they meet, and in which order they end. Decides nothing.
 
 use crate::clean::job::Checks;
+use crate::clean::throttle::Throttle;
 use crate::clean::worker::Cleaners;
 use crate::cli::{NodeOptions, RunOptions};
 use crate::decide::plan::Action;
 use crate::execute::{Executor, NodeScope};
 use crate::host::files::on_filesystem_of;
 use crate::host::mounts::Proc;
+use crate::host::signals::block_termination;
 use crate::kube::client::{Client, ClientError};
 use crate::kube::config::{Config, ConfigError};
 use crate::kube::objects::{ConfigMap, Node, PersistentVolume};
@@ -29,7 +31,7 @@ use crate::reconcile::{Loop, Pace, Workers};
 use crate::record::{Note, Recorder};
 use crate::serve::{BEAT_EVERY, Board, Metrics, ServeError, Server};
 use crossbeam_channel::{Sender, bounded, unbounded};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::Builder;
@@ -60,8 +62,7 @@ pub enum DaemonError {
 
 /// Runs until SIGTERM or SIGINT.
 pub fn run(options: RunOptions) -> Result<(), DaemonError> {
-    // Before the first thread, so that every thread inherits it and only the one that waits sees them.
-    let signals = blocked_signals().map_err(DaemonError::Signals)?;
+    let signals = block_termination().map_err(DaemonError::Signals)?;
     let node_name = options.node.node_name.clone();
     let metrics = Arc::new(Metrics::new(&node_name)?);
     let board = Arc::new(Board::new());
@@ -105,14 +106,6 @@ fn state_dir(options: &NodeOptions) -> Option<PathBuf> {
         return None;
     }
     Some(dir.to_path_buf())
-}
-
-fn blocked_signals() -> nix::Result<SigSet> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    Ok(signals)
 }
 
 fn wait_for_signal(signals: SigSet, events: Sender<Event>) -> Result<(), DaemonError> {
@@ -195,10 +188,10 @@ impl Threads {
 
         let (commands, received) = unbounded();
         let ended = events.clone();
-        let cleaners =
-            Cleaners::spawn(options.clean_workers, received, checks(options.node.allow_regular_files), move |event| {
-                drop(ended.send(Event::Clean(event)))
-            })?;
+        let (limit, checks) = (Throttle::new(options.clean_bandwidth), checks(options.node.allow_regular_files));
+        let cleaners = Cleaners::spawn(options.clean_workers, limit, received, checks, move |event| {
+            drop(ended.send(Event::Clean(event)));
+        })?;
 
         let mut threads = Threads {
             namespace: options.node.namespace.clone(),

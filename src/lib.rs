@@ -2,6 +2,7 @@
 //! The rooms; imports go down only (a test reads the sources and checks it).
 
 pub mod clean;
+pub mod cleanup;
 pub mod cli;
 pub mod daemon;
 pub mod decide;

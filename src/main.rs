@@ -2,7 +2,7 @@
 
 use local_pv_provisioner::cli::{self, Invocation};
 use local_pv_provisioner::model::chain::chain;
-use local_pv_provisioner::{daemon, logging, plan};
+use local_pv_provisioner::{cleanup, daemon, logging, plan};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -25,6 +25,10 @@ fn main() -> ExitCode {
                 Ok(text) => return print(&text),
                 Err(error) => Err(chain(&error)),
             }
+        }
+        Ok(Invocation::Clean(options)) => {
+            logging::init(log::LevelFilter::Info, true);
+            cleanup::run(&options).map_err(|error| chain(&error))
         }
         Err(error) => return complain(&error.to_string(), USAGE),
     };

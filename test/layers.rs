@@ -14,7 +14,7 @@ const LEVELS: [&[&str]; 10] = [
     &["observe", "execute", "clean", "record"],
     &["reconcile"],
     &["cli", "logging"],
-    &["daemon", "plan"],
+    &["cleanup", "daemon", "plan"],
     &["main", "lib"],
 ];
 

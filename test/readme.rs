@@ -37,6 +37,7 @@ fn the_metrics_table_is_what_is_served() {
     metrics.set_device_states([("bound", 1)]);
     let code = Code::Http(200);
     metrics.api_request(&RequestSample { verb: Verb::Get, resource: Resource::Nodes, code, seconds: 0.1 });
+    metrics.set_cleaning_left("/dev/sdb", Some(1));
     metrics.watch_restarted(Resource::Nodes);
     metrics.event_written("DeviceCleaned");
     let text = String::from_utf8(metrics.render().unwrap()).unwrap();

@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod buffer;
+pub mod command;
 pub mod files;
 pub mod inotify;
 pub mod loops;
@@ -9,4 +10,5 @@ pub mod loops;
 pub(crate) mod made_up;
 pub mod mounts;
 pub mod number;
+pub mod signals;
 pub mod sysfs;

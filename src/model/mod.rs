@@ -5,6 +5,7 @@ pub mod cleaning;
 pub mod device;
 pub mod discovery;
 pub mod duration;
+pub mod estimate;
 pub mod flat_map;
 pub mod memory;
 pub mod name_pattern;

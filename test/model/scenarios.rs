@@ -15,6 +15,7 @@ use local_pv_provisioner::kube::objects::{ClaimRef, ConfigMap, ObjectMeta, Persi
 use local_pv_provisioner::kube::watch::WatchUpdate;
 use local_pv_provisioner::model::cleaning::{CleanEvent, CleanResult, Cleaning, JobId};
 use local_pv_provisioner::model::device::{Content, Device, InUse, Observation, Protection};
+use local_pv_provisioner::model::estimate::Estimate;
 use local_pv_provisioner::model::memory::{self, Entry, EntryId, Lost, Outcome, Owed, PvRef, State};
 use local_pv_provisioner::model::names;
 use local_pv_provisioner::reconcile::event::Event;
@@ -188,7 +189,8 @@ impl Scene {
     }
 
     fn job(mut self, stage: JobStage) -> Scene {
-        let job = Job { id: JobId(1), cleaning: Cleaning::Quick, stage, done: 0, total: 0 };
+        let job =
+            Job { id: JobId(1), cleaning: Cleaning::Quick, stage, done: 0, total: 0, estimate: Estimate::default() };
         self.0.snapshot.jobs.insert(entry_id(0), job);
         self
     }

@@ -1,0 +1,166 @@
+//! `clean`: one cleaning as a program of its own, for the Jobs that clean volumes. The same code as in the agent cleans,
+//! asks who uses the device and reads back; what the Job adds is the permission, which is its maker's business.
+//!
+//! Refuses directories: they are emptied by the agent.
+
+use crate::clean::job::{Checks, Order, Shared, run as clean};
+use crate::clean::throttle::Throttle;
+use crate::cli::CleanOptions;
+use crate::host::mounts::{MountsError, Proc};
+use crate::host::signals::block_termination;
+use crate::model::cleaning::{CleanEvent, CleanJob, CleanResult, Cleaning, JobId, Permission};
+use crate::model::device::{InUse, ProbeError, Protection};
+use crate::model::discovery::Cleaner;
+use crate::model::estimate::Estimate;
+use crate::model::memory::evidence;
+use crate::observe::census::Census;
+use crate::observe::content::read_content_of;
+use crate::observe::evidence::verify;
+use crate::observe::probe::{Depth, Prober};
+use crate::observe::surroundings::Host;
+use crossbeam_channel::{Sender, unbounded};
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+/// How often a line tells how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+const SIGNAL_STACK: usize = 64 << 10;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    #[error("{} is a directory's path: directories are emptied by the agent itself, not by a Job", path.display())]
+    Directory { path: PathBuf },
+    #[error("the signals cannot be caught")]
+    Signals(#[source] nix::Error),
+    #[error("a thread cannot be started")]
+    Thread(#[source] std::io::Error),
+    #[error("the boot's id cannot be read")]
+    Boot(#[source] MountsError),
+    #[error("{} is no block device that can be cleaned", path.display())]
+    Device { path: PathBuf, source: ProbeError },
+    #[error("{} is in use and was not written: {by}", path.display())]
+    InUse { path: PathBuf, by: InUse },
+    #[error("{} is protected and was not written: {by}", path.display())]
+    Protected { path: PathBuf, by: Protection },
+    #[error("{} is not clean: {why}", path.display())]
+    NotClean { path: PathBuf, why: String },
+}
+
+/// Cleans what the options name. `Ok` only when it is clean and was read back.
+pub fn run(options: &CleanOptions) -> Result<(), CleanupError> {
+    if options.cleaner == Cleaner::Empty {
+        return Err(CleanupError::Directory { path: options.path.clone() });
+    }
+    let (orders, received) = unbounded();
+    let shared = Arc::new(Shared::new());
+    stop_at_a_signal(shared.clone(), orders.clone())?;
+    let job = job(options)?;
+    let progress = Progress::new(&options.path);
+    let tell = |event: CleanEvent| match event {
+        // Whoever made the Job has read the volume's state before; there is nobody else to ask.
+        CleanEvent::Armed { .. } => drop(orders.send(Order::Proceed)),
+        CleanEvent::Progress { done, total, .. } => progress.told(done, total),
+        CleanEvent::Ended { .. } => {}
+    };
+    let result = clean(&job, &checks(), &Throttle::new(options.bandwidth), &received, &shared, &tell);
+    let path = job.path;
+    match result {
+        CleanResult::Cleaned { bytes, method } => {
+            progress.say(&format!("clean, {bytes} bytes by {method}"));
+            Ok(())
+        }
+        CleanResult::InUse { why } => Err(CleanupError::InUse { path, by: why }),
+        CleanResult::Stale { why } => Err(CleanupError::NotClean { path, why }),
+        CleanResult::NotBlank { found } => Err(CleanupError::NotClean { path, why: found.join(", ") }),
+        CleanResult::Cancelled { .. } => Err(CleanupError::NotClean { path, why: "it was told to stop".to_owned() }),
+        CleanResult::Failed { error } => Err(CleanupError::NotClean { path, why: error }),
+    }
+}
+
+/// Looks at the device as the agent does before it decides, and refuses what the agent would refuse.
+fn job(options: &CleanOptions) -> Result<CleanJob, CleanupError> {
+    let path = options.path.clone();
+    let boot_id = Proc::default().boot_id().map_err(CleanupError::Boot)?;
+    let device = match Prober::new(Host::default(), false).probe(&path, Depth::Full) {
+        Ok(device) => device,
+        Err(source) => return Err(CleanupError::Device { path, source }),
+    };
+    if let Some(by) = device.in_use {
+        return Err(CleanupError::InUse { path, by });
+    }
+    match &device.protection {
+        // The volume's user may have made them: on a volume in Block mode that is theirs to do.
+        None | Some(Protection::HasPartitions { .. }) => {}
+        Some(by) => return Err(CleanupError::Protected { path, by: by.clone() }),
+    }
+    Ok(CleanJob {
+        id: JobId(0),
+        evidence: evidence(&device, &boot_id),
+        path,
+        permission: Permission::Release,
+        cleaning: Cleaning::ByClass,
+        cleaner: Some(options.cleaner.clone()),
+        resume_at: 0,
+    })
+}
+
+fn checks() -> Checks {
+    let census = Census::default();
+    Checks {
+        verify: Arc::new(move |evidence, path, held| {
+            verify(&census, false, evidence, path, held).map_err(CleanResult::from)
+        }),
+        content: Arc::new(read_content_of),
+    }
+}
+
+fn stop_at_a_signal(shared: Arc<Shared>, orders: Sender<Order>) -> Result<(), CleanupError> {
+    let signals = block_termination().map_err(CleanupError::Signals)?;
+    // Never joined: it may wait for ever, and the process ends without it.
+    Builder::new()
+        .name("signal".to_owned())
+        .stack_size(SIGNAL_STACK)
+        .spawn(move || {
+            if signals.wait().is_ok() {
+                shared.stop();
+                let _ = orders.send(Order::Cancel);
+            }
+        })
+        .map(drop)
+        .map_err(CleanupError::Thread)
+}
+
+/// Lines on standard output, which is the Job's log.
+struct Progress<'a> {
+    path: &'a Path,
+    begun: Instant,
+    last: Cell<Duration>,
+    estimate: RefCell<Estimate>,
+}
+
+impl Progress<'_> {
+    fn new(path: &Path) -> Progress<'_> {
+        Progress { path, begun: Instant::now(), last: Cell::default(), estimate: RefCell::default() }
+    }
+
+    fn told(&self, done: u64, total: u64) {
+        let now = self.begun.elapsed();
+        let mut estimate = self.estimate.borrow_mut();
+        estimate.saw(now, done);
+        if now - self.last.get() < TOLD_EVERY {
+            return;
+        }
+        self.last.set(now);
+        let left = estimate.seconds_left(total).map(|left| format!(", about {left} s left")).unwrap_or_default();
+        self.say(&format!("{done} of {total} bytes{left}"));
+    }
+
+    fn say(&self, line: &str) {
+        // A reader that has closed the pipe has read enough.
+        let _ = writeln!(std::io::stdout(), "{}: {line}", self.path.display());
+    }
+}
