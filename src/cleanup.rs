@@ -3,7 +3,8 @@
 //!
 //! Refuses directories: they are emptied by the agent.
 
-use crate::clean::job::{Checks, Order, Shared, run as clean};
+use crate::checks::checks;
+use crate::clean::job::{Order, Shared, run as clean};
 use crate::clean::throttle::Throttle;
 use crate::cli::CleanOptions;
 use crate::host::mounts::{MountsError, Proc};
@@ -13,9 +14,6 @@ use crate::model::device::{InUse, ProbeError, Protection};
 use crate::model::discovery::Cleaner;
 use crate::model::estimate::Estimate;
 use crate::model::memory::evidence;
-use crate::observe::census::Census;
-use crate::observe::content::read_content_of;
-use crate::observe::evidence::verify;
 use crate::observe::probe::{Depth, Prober};
 use crate::observe::surroundings::Host;
 use crossbeam_channel::{Sender, unbounded};
@@ -66,7 +64,7 @@ pub fn run(options: &CleanOptions) -> Result<(), CleanupError> {
         CleanEvent::Progress { done, total, .. } => progress.told(done, total),
         CleanEvent::Ended { .. } => {}
     };
-    let result = clean(&job, &checks(), &Throttle::new(options.bandwidth), &received, &shared, &tell);
+    let result = clean(&job, &checks(false), &Throttle::new(options.bandwidth), &received, &shared, &tell);
     let path = job.path;
     match result {
         CleanResult::Cleaned { bytes, method } => {
@@ -106,16 +104,6 @@ fn job(options: &CleanOptions) -> Result<CleanJob, CleanupError> {
         cleaner: Some(options.cleaner.clone()),
         resume_at: 0,
     })
-}
-
-fn checks() -> Checks {
-    let census = Census::default();
-    Checks {
-        verify: Arc::new(move |evidence, path, held| {
-            verify(&census, false, evidence, path, held).map_err(CleanResult::from)
-        }),
-        content: Arc::new(read_content_of),
-    }
 }
 
 fn stop_at_a_signal(shared: Arc<Shared>, orders: Sender<Order>) -> Result<(), CleanupError> {

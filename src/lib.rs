@@ -1,6 +1,7 @@
 //! local-pv-provisioner as a library, so that the binary and the tests share one engine.
 //! The rooms; imports go down only (a test reads the sources and checks it).
 
+pub mod checks;
 pub mod clean;
 pub mod cleanup;
 pub mod cli;

@@ -13,7 +13,7 @@ const LEVELS: [&[&str]; 10] = [
     &["serve"],
     &["observe", "execute", "clean", "record"],
     &["reconcile"],
-    &["cli", "logging"],
+    &["checks", "cli", "logging"],
     &["cleanup", "daemon", "plan"],
     &["main", "lib"],
 ];

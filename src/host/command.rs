@@ -82,7 +82,7 @@ pub fn run(
         ErrorKind::NotFound => CommandError::Missing { program: program.clone() },
         _ => CommandError::Start { program: program.clone(), source },
     })?;
-    Running::new(child).to_its_end(line, wish).map_err(|source| CommandError::Wait { program: program.clone(), source })
+    Running::new(child).finish(line, wish).map_err(|source| CommandError::Wait { program: program.clone(), source })
 }
 
 /// In the new process. The agent blocks the signals that it waits for, which would be inherited; and a program must
@@ -108,7 +108,7 @@ impl Running {
         Running { child, group, out, err }
     }
 
-    fn to_its_end(mut self, line: &mut dyn FnMut(Stream, &str), wish: &mut dyn FnMut() -> Wish) -> io::Result<Exit> {
+    fn finish(mut self, line: &mut dyn FnMut(Stream, &str), wish: &mut dyn FnMut() -> Wish) -> io::Result<Exit> {
         let mut told: Option<Instant> = None;
         while !self.has_ended()? {
             // Once told, it gives no sign of life any more: a program that hangs in the kernel is to look like that.

@@ -15,10 +15,10 @@ use local_pv_provisioner::observe::census::Census;
 use local_pv_provisioner::observe::content::{read_content, read_content_of};
 use local_pv_provisioner::observe::evidence::verify;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Lines, Read};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -581,8 +581,13 @@ fn child_that_cleans_until_it_is_killed() {
     let resume: u64 = std::env::var("LPP_TEST_RESUME").unwrap().parse().unwrap();
     let path = PathBuf::from(device);
     let bench = Bench::new(1);
-    let id = bench.resume(&path, evidence(&path), Permission::Release, Cleaning::Zero, resume);
-    assert_eq!(bench.armed(), id);
+    bench.resume(&path, evidence(&path), Permission::Release, Cleaning::Zero, resume);
+    clean_aloud(&bench);
+}
+
+/// Proceeds when armed, and prints how far it is, for the process that kills this one.
+pub(super) fn clean_aloud(bench: &Bench) {
+    let id = bench.armed();
     println!("armed");
     bench.tell(CleanCommand::Proceed(id));
     loop {
@@ -595,6 +600,19 @@ fn child_that_cleans_until_it_is_killed() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// This program again, for one test that is none, which cleans from here on.
+pub(super) fn child(test: &str, device: (&str, &Path), from: u64) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(device.0, device.1)
+        .env("LPP_TEST_RESUME", from.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
 }
 
 #[test]
@@ -614,14 +632,8 @@ fn a_cleaning_that_was_killed_is_taken_up_and_finished() {
     drop(writer);
     let (mut done, mut killed) = (0, 0);
     'again: for round in 0u64.. {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "device::clean::child_that_cleans_until_it_is_killed", "--nocapture"])
-            .env("LPP_TEST_CLEAN_CHILD", &disk.path)
-            .env("LPP_TEST_RESUME", done.to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let test = "device::clean::child_that_cleans_until_it_is_killed";
+        let (mut child, mut lines) = child(test, ("LPP_TEST_CLEAN_CHILD", &disk.path), done);
         assert!(lines.any(|line| line.unwrap().contains("armed")));
         if round >= 3 {
             let mut rest = String::new();

@@ -1,6 +1,6 @@
 //! What a class may ask for, on real loop devices: each method, programs, and the subcommand that Jobs run.
 
-use super::clean::{Bench, MARK, checks, marked, read};
+use super::clean::{Bench, MARK, checks, child, clean_aloud, marked, read};
 use super::loops::{Loop, Sparse, attach, fresh_path, has_tool, is_root, run, try_run};
 use local_pv_provisioner::clean::throttle::Throttle;
 use local_pv_provisioner::host::block::BlockFile;
@@ -11,7 +11,6 @@ use local_pv_provisioner::observe::content::read_content;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -117,18 +116,7 @@ fn child_that_shreds_until_it_is_killed() {
     let resume: u64 = std::env::var("LPP_TEST_RESUME").unwrap().parse().unwrap();
     let bench = Bench::limited(1, checks(), Throttle::new(Some(48 * MIB)));
     bench.by_class(Path::new(&device), &Cleaner::Shred { passes: 2 }, resume);
-    let id = bench.armed();
-    bench.tell(CleanCommand::Proceed(id));
-    loop {
-        match bench.next() {
-            CleanEvent::Progress { done, .. } => println!("done {done}"),
-            CleanEvent::Ended { result: CleanResult::Cleaned { .. }, .. } => {
-                println!("cleaned");
-                return;
-            }
-            other => panic!("{other:?}"),
-        }
-    }
+    clean_aloud(&bench);
 }
 
 #[test]
@@ -140,14 +128,9 @@ fn a_shred_that_was_killed_in_any_pass_has_overwritten_what_it_counted_and_is_ta
     let disk = full(size);
     let (mut done, mut passes) = (0, Vec::new());
     loop {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "device::cleaners::child_that_shreds_until_it_is_killed", "--nocapture"])
-            .env("LPP_TEST_SHRED_CHILD", &disk.path)
-            .env("LPP_TEST_RESUME", done.to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let test = "device::cleaners::child_that_shreds_until_it_is_killed";
+        let (mut child, lines) = child(test, ("LPP_TEST_SHRED_CHILD", &disk.path), done);
+        let mut lines = lines.map(Result::unwrap);
         let told = lines.find(|line| line.contains("done ") || line.contains("cleaned")).unwrap();
         let Some(now) = told.split("done ").nth(1) else {
             assert!(child.wait().unwrap().success());
