@@ -1,12 +1,14 @@
 //! Flags with environment fallback → [`Options`]. Needs no cluster; refuses to guess: a missing or bad value is one
 //! line that names the flag and the variable.
 
+mod clean;
 mod go_flags;
 mod sources;
 
+pub use clean::CleanOptions;
 pub use sources::{DiscoveryOptions, Surroundings};
 
-use crate::model::duration;
+use crate::model::{duration, quantity};
 use crate::node_cleanup::flags::{self, CleanupOptions};
 use crate::serve::Address;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -33,6 +35,9 @@ enum Command {
     Plan(PlanArgs),
     /// For the whole cluster: delete the claims and volumes of nodes that are gone
     NodeCleanup(flags::Args),
+    /// Clean one device by a built-in method: what cleanup Jobs run
+    #[command(after_help = clean::AFTER_HELP)]
+    Clean(clean::CleanArgs),
 }
 
 const AFTER_HELP: &str = "\
@@ -128,6 +133,9 @@ struct RunArgs {
     /// Devices that are cleaned at the same time
     #[arg(long, env = "LP_CLEAN_WORKERS", value_name = "NUMBER", default_value = "8")]
     clean_workers: String,
+    /// How much all cleanings of the node may write in a second, as 100Mi; empty or 0: no limit
+    #[arg(long, env = "LP_CLEAN_BANDWIDTH", value_name = "QUANTITY", default_value = "", hide_default_value = true)]
+    clean_bandwidth: String,
 }
 
 #[derive(Debug, Args)]
@@ -148,6 +156,7 @@ pub enum Invocation {
     Run(RunOptions),
     Plan(PlanOptions),
     NodeCleanup(CleanupOptions),
+    Clean(CleanOptions),
     /// `--help`, `--version`: print this and exit with 0.
     Print(String),
 }
@@ -191,6 +200,8 @@ pub struct RunOptions {
     pub polling_interval: Duration,
     pub cleanup_interval: Duration,
     pub clean_workers: usize,
+    /// Bytes a second.
+    pub clean_bandwidth: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -243,6 +254,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, around: &Surrounding
         Ok(Cli { command: Command::NodeCleanup(args) }) => {
             args.options().map(Invocation::NodeCleanup).map_err(UsageError)
         }
+        Ok(Cli { command: Command::Clean(args) }) => clean::options(args).map(Invocation::Clean),
         Err(error) if !error.use_stderr() => Ok(Invocation::Print(error.render().to_string())),
         Err(error) => Err(UsageError(first_line(&error.render().to_string()))),
     }
@@ -295,6 +307,7 @@ fn run_options(args: RunArgs, found: &Found) -> Result<RunOptions, UsageError> {
         clean_workers: clean_workers.ok_or_else(|| {
             bad("clean-workers", format!("\"{}\" is no number from 1 to {WORKERS_MAX}", args.clean_workers))
         })?,
+        clean_bandwidth: bandwidth(&args.clean_bandwidth)?,
         metrics_addr: args.metrics_addr,
         metrics_path: args.metrics_path,
     })
@@ -373,6 +386,17 @@ fn node_options(args: NodeArgs, found: &Found, with_cluster: bool) -> Result<Nod
     })
 }
 
+/// Bytes a second; nothing or 0 is no limit.
+fn bandwidth(text: &str) -> Result<Option<u64>, UsageError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match quantity::parse(text) {
+        Some(bytes) => Ok(Some(bytes).filter(|bytes| *bytes > 0)),
+        None => Err(bad("clean-bandwidth", format!("\"{text}\" is no quantity of bytes such as 100Mi"))),
+    }
+}
+
 /// Go's booleans, as the original's flags and variables take them.
 fn boolean(flag: &str, text: &str) -> Result<bool, UsageError> {
     match text {
@@ -443,12 +467,13 @@ mod tests {
 
     #[test]
     fn a_missing_or_bad_value_names_flag_and_variable_on_one_line() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 10] = [
             (&["--namespace-name=ns"], "LP_NODE_NAME"),
             (&["--node-name=n"], "LP_NAMESPACE_NAME"),
             (&["--node-name=n", "--namespace-name=ns", "--polling-interval=5"], "LP_POLLING_INTERVAL"),
             (&["--node-name=n", "--namespace-name=ns", "--cleanup-interval=1ms"], "LP_CLEANUP_INTERVAL"),
             (&["--node-name=n", "--namespace-name=ns", "--clean-workers=0"], "LP_CLEAN_WORKERS"),
+            (&["--node-name=n", "--namespace-name=ns", "--clean-bandwidth=fast"], "LP_CLEAN_BANDWIDTH"),
             (&["--node-name=n", "--namespace-name=ns", "--log-level=loud"], "LP_LOG_LEVEL"),
             (&["--node-name=n", "--namespace-name=ns", "--sources=tape"], "LP_SOURCES"),
             (&["--node-name=n", "--namespace-name=ns", "--metrics-addr=nowhere"], "LP_METRICS_ADDR"),
@@ -472,6 +497,15 @@ mod tests {
     fn an_unknown_flag_is_one_line() {
         let message = error(&["--node-nam=n"]);
         assert!(message.contains("--node-nam") && message.lines().count() == 1, "{message}");
+    }
+
+    #[test]
+    fn a_bandwidth_is_a_quantity_a_second_and_none_is_no_limit() {
+        assert_eq!(run(&["--clean-bandwidth=100Mi"]).clean_bandwidth, Some(100 << 20));
+        assert_eq!(run(&["--clean-bandwidth=5k"]).clean_bandwidth, Some(5000));
+        for none in ["", "0", "0Gi"] {
+            assert_eq!(run(&[&format!("--clean-bandwidth={none}")]).clean_bandwidth, None);
+        }
     }
 
     #[test]

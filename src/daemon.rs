@@ -1,6 +1,7 @@
 //! Wiring: which threads there are, how they meet, and in which order they end. Decides nothing.
 
-use crate::clean::job::Checks;
+use crate::checks::checks;
+use crate::clean::throttle::Throttle;
 use crate::clean::worker::Cleaners;
 use crate::cli::{NodeOptions, RunOptions};
 use crate::decide::plan::Action;
@@ -11,13 +12,10 @@ use crate::kube::client::{Client, ClientError, USER_AGENT};
 use crate::kube::config::{Config, ConfigError};
 use crate::kube::objects::{ConfigMap, Node, PersistentVolume};
 use crate::kube::request::{Resource, Target};
-use crate::model::cleaning::{CleanCommand, CleanResult};
+use crate::model::cleaning::CleanCommand;
 use crate::model::names;
 use crate::model::scan::{ScanRequest, Selection};
-use crate::observe::census::Census;
 use crate::observe::cluster::{self, Watcher};
-use crate::observe::content::read_content_of;
-use crate::observe::evidence::verify;
 use crate::observe::hotplug::Hotplug;
 use crate::observe::probe::Prober;
 use crate::observe::scanner::{PROBE_DEADLINE, Scanner};
@@ -170,10 +168,10 @@ impl Threads {
 
         let (commands, received) = unbounded();
         let ended = events.clone();
-        let cleaners =
-            Cleaners::spawn(options.clean_workers, received, checks(options.node.allow_regular_files), move |event| {
-                drop(ended.send(Event::Clean(event)))
-            })?;
+        let (limit, checks) = (Throttle::new(options.clean_bandwidth), checks(options.node.allow_regular_files));
+        let cleaners = Cleaners::spawn(options.clean_workers, limit, received, checks, move |event| {
+            drop(ended.send(Event::Clean(event)));
+        })?;
 
         let mut threads = Threads {
             namespace: options.node.namespace.clone(),
@@ -242,17 +240,6 @@ impl Threads {
         for mut watcher in self.watchers.drain(..).chain(self.configmap.take()) {
             watcher.stop();
         }
-    }
-}
-
-/// What a cleaning worker asks before it writes.
-fn checks(allow_regular_files: bool) -> Checks {
-    let census = Census::default();
-    Checks {
-        verify: Arc::new(move |evidence, path, held| {
-            verify(&census, allow_regular_files, evidence, path, held).map_err(CleanResult::from)
-        }),
-        content: Arc::new(read_content_of),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use local_pv_provisioner::cli::{self, Invocation, Surroundings};
 use local_pv_provisioner::model::chain::chain;
-use local_pv_provisioner::{daemon, logging, node_cleanup, plan};
+use local_pv_provisioner::{clean_device, daemon, logging, node_cleanup, plan};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -30,6 +30,10 @@ fn main() -> ExitCode {
                 Ok(text) => return print(&text),
                 Err(error) => Err(chain(&error)),
             }
+        }
+        Ok(Invocation::Clean(options)) => {
+            logging::init(log::LevelFilter::Info, true);
+            clean_device::run(&options).map_err(|error| chain(&error))
         }
         Err(error) => return complain(&error.to_string(), USAGE),
     };

@@ -14,8 +14,8 @@ const LEVELS: [&[&str]; 11] = [
     &["serve"],
     &["observe", "execute", "clean", "record"],
     &["reconcile", "node_cleanup"],
-    &["cli", "logging"],
-    &["daemon", "plan"],
+    &["checks", "cli", "logging"],
+    &["clean_device", "daemon", "plan"],
     &["main", "lib"],
 ];
 

@@ -124,6 +124,19 @@ fn a_state_that_is_not_named_any_more_goes_to_zero() {
 }
 
 #[test]
+fn a_cleaning_that_is_over_leaves_no_estimate_behind() {
+    let metrics = Metrics::new("n").unwrap();
+    metrics.set_cleaning_left("/dev/sdb", Some(30));
+    metrics.set_cleaning_left("/dev/sdc", Some(30));
+    metrics.set_cleaning_left("/dev/sdb", Some(29));
+    metrics.set_cleaning_left("/dev/sdc", None);
+    metrics.set_cleaning_left("/dev/sdd", None);
+    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("local_pv_provisioner_cleaning_sec")).collect();
+    assert_eq!(lines, ["local_pv_provisioner_cleaning_seconds_left{device=\"/dev/sdb\"} 29"]);
+}
+
+#[test]
 fn promtool_finds_nothing_to_say_about_the_metrics() {
     let metrics = Metrics::new("node-1").unwrap();
     metrics.set_device_totals(1, 0);
@@ -131,6 +144,7 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
     metrics.set_settings_valid(true);
     metrics.set_memory_intact(true);
     metrics.set_cleanings_running(1);
+    metrics.set_cleaning_left("/dev/sdb", Some(30));
     let cleaned = CleanResult::Cleaned { bytes: 1, method: "punch-hole" };
     metrics.cleaning_ended(&cleaned, Duration::from_secs(1));
     metrics.add_cleaned_bytes(1);

@@ -2,13 +2,17 @@
 //!
 //! The device is held from before the first check to after the last byte without a gap, and everything is asked of the
 //! open device; the path is looked at only to see that it still leads there. Nothing is written before `Proceed`.
+//! The one exception to the gap is a class's own program ([`super::program`]).
 
-use super::method::{Ended, Method, Used, Watch};
+use super::course::{Course, Task};
+use super::method::{Ended, Method, Watch};
+use super::program;
+use super::throttle::Throttle;
 use crate::host::block::{BlockError, BlockFile};
 use crate::model::chain::chain;
 use crate::model::cleaning::{CleanEvent, CleanJob, CleanResult, Cleaning, Permission};
 use crate::model::device::{Content, Evidence, InUse};
-use crate::model::ranges::Ranges;
+use crate::model::discovery::Cleaner;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::path::Path;
 use std::sync::Arc;
@@ -87,11 +91,12 @@ impl Default for Shared {
 pub fn run(
     job: &CleanJob,
     checks: &Checks,
+    limit: &Throttle,
     orders: &Receiver<Order>,
     shared: &Shared,
     tell: &dyn Fn(CleanEvent),
 ) -> CleanResult {
-    match clean(job, checks, orders, shared, tell) {
+    match clean(job, checks, limit, orders, shared, tell) {
         Ok(result) | Err(result) => result,
     }
 }
@@ -100,13 +105,18 @@ pub fn run(
 fn clean(
     job: &CleanJob,
     checks: &Checks,
+    limit: &Throttle,
     orders: &Receiver<Order>,
     shared: &Shared,
     tell: &dyn Fn(CleanEvent),
 ) -> Result<CleanResult, CleanResult> {
     let size = job.evidence.size;
-    let plan = Ranges::of(job.cleaning, size);
-    let from = plan.resume_at(job.resume_at);
+    let task = Task::of(job).map_err(|error| CleanResult::Failed { error: error.to_string() })?;
+    let from = match &task {
+        Task::Course(course) => course.resume_at(job.resume_at),
+        // Nobody but the program knows how far it came.
+        Task::Program(_) => 0,
+    };
     // Armed or not, what an earlier run has done stays done.
     let cancelled = || CleanResult::Cancelled { done: from };
     let go_on = || if shared.stopped() { Err(cancelled()) } else { Ok(()) };
@@ -155,28 +165,10 @@ fn clean(
     shared.sign();
     go_on()?;
 
-    let had_partitions = file.has_partitions();
-    let watch = JobWatch { job, shared, tell, total: plan.total() };
-    let name = job.path.to_string_lossy();
-    let method = Method { medium: &file, cleaning: job.cleaning, plan: &plan, size, watch: &watch, name: &name };
-    let used = match method.write(from) {
-        Ok(used) => used,
-        Err(ended) => return Ok(not_finished(ended)),
-    };
-    if had_partitions && let Err(error) = file.reread_partitions() {
-        // They stay visible, so that the disk counts as one with partitions and is not offered.
-        log::warn!("{}: {}", job.path.display(), chain(&error));
-    }
-    if let Err(result) = compare(&job.evidence, &file).and_then(|()| {
-        shared.sign();
-        (checks.verify)(&job.evidence, &job.path, &file)
-    }) {
-        return Ok(after_writing(result));
-    }
-    shared.sign();
-    Ok(match method.read_back(used) {
-        Ok(used) => finished(plan.total() - from, used),
-        Err(ended) => not_finished(ended),
+    let running = Running { job, checks, limit, shared, tell };
+    Ok(match task {
+        Task::Course(course) => running.course(&file, &course, from),
+        Task::Program(argv) => running.program(file, argv),
     })
 }
 
@@ -214,8 +206,92 @@ fn must_be_blank(checks: &Checks, file: &BlockFile, size: u64, cleaning: Cleanin
     }
 }
 
-fn finished(bytes: u64, used: Used) -> CleanResult {
-    CleanResult::Cleaned { bytes, method: used.as_str() }
+/// A job that may write.
+struct Running<'a> {
+    job: &'a CleanJob,
+    checks: &'a Checks,
+    limit: &'a Throttle,
+    shared: &'a Shared,
+    tell: &'a dyn Fn(CleanEvent),
+}
+
+impl Running<'_> {
+    fn course(&self, file: &BlockFile, course: &Course, from: u64) -> CleanResult {
+        let (job, size) = (self.job, self.job.evidence.size);
+        let had_partitions = file.has_partitions();
+        let watch = JobWatch { job, shared: self.shared, tell: self.tell, total: course.total() };
+        let name = job.path.to_string_lossy();
+        let method = Method { medium: file, course, size, limit: self.limit, watch: &watch, name: &name };
+        let used = match method.write(from) {
+            Ok(used) => used,
+            Err(ended) => return not_finished(ended),
+        };
+        self.forget_partitions(file, had_partitions);
+        if let Err(result) = self.still_ours(file) {
+            return after_writing(result);
+        }
+        match method.read_back(used).map(|used| self.looks_blank(file).map(|()| used)) {
+            Ok(Ok(used)) => CleanResult::Cleaned { bytes: course.total() - from, method: course.method(used.as_str()) },
+            Ok(Err(error)) => CleanResult::Failed { error },
+            Err(ended) => not_finished(ended),
+        }
+    }
+
+    /// The class's program opens the device itself, exclusively if it is careful: held by us, it would be told that it
+    /// is in use. So it is let go of in between, and what that let happen is looked for afterwards.
+    fn program(&self, file: BlockFile, argv: &[String]) -> CleanResult {
+        let had_partitions = file.has_partitions();
+        drop(file);
+        let stopped = || self.shared.stopped();
+        match program::run(argv, &self.job.path, &stopped, &|| self.shared.sign()) {
+            Ok(program::Ended::Well) => {}
+            Ok(program::Ended::Stopped) => return CleanResult::Cancelled { done: 0 },
+            Err(error) => return CleanResult::Failed { error: chain(&error) },
+        }
+        let file = match BlockFile::open_exclusive(&self.job.path) {
+            Ok(file) => file,
+            Err(error) => return after_writing(not_opened(error)),
+        };
+        self.shared.sign();
+        if let Err(result) = self.still_ours(&file) {
+            return after_writing(result);
+        }
+        if let Err(error) = file.flush() {
+            return CleanResult::Failed { error: chain(&error) };
+        }
+        self.forget_partitions(&file, had_partitions);
+        CleanResult::Cleaned { bytes: self.job.evidence.size, method: "command" }
+    }
+
+    fn forget_partitions(&self, file: &BlockFile, had_partitions: bool) {
+        if had_partitions && let Err(error) = file.reread_partitions() {
+            // They stay visible, so that the disk counts as one with partitions and is not offered.
+            log::warn!("{}: {}", self.job.path.display(), chain(&error));
+        }
+    }
+
+    fn still_ours(&self, file: &BlockFile) -> Result<(), CleanResult> {
+        compare(&self.job.evidence, file)?;
+        self.shared.sign();
+        (self.checks.verify)(&self.job.evidence, &self.job.path, file)?;
+        self.shared.sign();
+        Ok(())
+    }
+
+    /// A reset promises that nobody finds a filesystem, a partition table or a label any more, so they are looked for.
+    fn looks_blank(&self, file: &BlockFile) -> Result<(), String> {
+        if self.job.cleaner != Some(Cleaner::QuickReset) {
+            return Ok(());
+        }
+        let content = (self.checks.content)(file, self.job.evidence.size, Cleaning::Quick);
+        self.shared.sign();
+        match content {
+            Content::Blank => Ok(()),
+            Content::Data { found } => Err(format!("after its reset it still shows {}", found.join(", "))),
+            Content::Unreadable { error } => Err(error),
+            Content::NotRead => Err("its content was not read".to_owned()),
+        }
+    }
 }
 
 fn not_finished(ended: Ended) -> CleanResult {

@@ -130,7 +130,11 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
             why
         }
         JobStage::Writing => {
-            report.progress = Some(ProgressReport { bytes_done: job.done, bytes_total: job.total });
+            report.progress = Some(ProgressReport {
+                bytes_done: job.done,
+                bytes_total: job.total,
+                seconds_left: job.estimate.seconds_left(job.total),
+            });
             let recorded = entry.progress.map_or(0, |progress| progress.done);
             if job.done >= recorded + PROGRESS_STEP {
                 ctx.write_progress(entry, Some(Progress { cleaning: job.cleaning, done: job.done }));

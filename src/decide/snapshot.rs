@@ -5,6 +5,7 @@ use super::outcome::Listing;
 use crate::kube::objects::{Node, PersistentVolume, StorageClass};
 use crate::model::cleaning::{CleanResult, Cleaning, JobId};
 use crate::model::device::Observation;
+use crate::model::estimate::Estimate;
 use crate::model::memory::{Entry, EntryId, ForeignPv, Marker};
 use crate::model::names;
 use crate::settings::discovery::DiscoverySettings;
@@ -180,9 +181,10 @@ pub struct Job {
     pub id: JobId,
     pub cleaning: Cleaning,
     pub stage: JobStage,
-    /// Bytes of the plan, done and in all.
+    /// Bytes over all passes, done and in all.
     pub done: u64,
     pub total: u64,
+    pub estimate: Estimate,
 }
 
 #[derive(Debug, Clone, PartialEq)]

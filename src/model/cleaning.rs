@@ -67,15 +67,15 @@ pub struct CleanJob {
     pub cleaning: Cleaning,
     /// With [`Cleaning::ByClass`]: how.
     pub cleaner: Option<Cleaner>,
-    /// Bytes of the plan of ranges that an earlier run of this very cleaning has done (0: from the start).
+    /// Bytes over all passes that an earlier run of this very cleaning has done (0: from the start).
     pub resume_at: u64,
 }
 
 /// How a cleaning ended. Only `Cleaned` is success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CleanResult {
-    /// `bytes` were made zero by this run (what an earlier run had done is not among them), by the slowest method that
-    /// any of them needed.
+    /// `bytes` were made zero or overwritten by this run, each pass counted (what an earlier run had done is not among
+    /// them), by the slowest method that any of them needed.
     Cleaned { bytes: u64, method: &'static str },
     /// The evidence does not hold any more, or the loop told the worker to let go. Nothing was written.
     Stale { why: String },
@@ -83,7 +83,7 @@ pub enum CleanResult {
     InUse { why: InUse },
     /// `Permission::Blank`, but it is not. Nothing was written.
     NotBlank { found: Vec<String> },
-    /// Told to stop; `done` bytes of the plan are zero on the medium (flushed) and need no second pass.
+    /// Told to stop; `done` bytes over all passes are done on the medium (flushed) and need not be done again.
     Cancelled { done: u64 },
     /// Some of it may have been written.
     Failed { error: String },

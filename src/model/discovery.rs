@@ -43,42 +43,57 @@ pub enum Cleaner {
     Command(Vec<String>),
 }
 
+/// The most passes that a class may ask for; more are a slip of the pen, and take weeks on any disk.
+pub const PASSES_MAX: u32 = 100;
+
+/// What `/scripts/shred.sh` does without a number.
+const SHRED_PASSES: u32 = 3;
+
+/// Where the original keeps its scripts.
+const SCRIPTS: &str = "/scripts/";
+
+/// Why a `blockCleanerCommand` names no way to clean.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CleanerError {
+    #[error("the command is empty: name a method such as quick_reset, or a program")]
+    Empty,
+    #[error("{method} takes a number of passes from 1 to {PASSES_MAX}, not \"{given}\"")]
+    Passes { method: String, given: String },
+    #[error("{method} takes no argument \"{given}\"")]
+    Argument { method: String, given: String },
+}
+
 impl Cleaner {
-    /// What a `blockCleanerCommand` means: the original's scripts by their paths or names, what this program has beside
-    /// them by its name, and else a program to start. The error is one clause without the key.
-    pub fn of_command(argv: &[String]) -> Result<Cleaner, String> {
-        /// Of the original's shred.sh and dd_zero.sh.
-        const SHRED_PASSES: u32 = 3;
-        const ZERO_PASSES: u32 = 1;
-        let Some((program, arguments)) = argv.split_first() else {
-            return Err("is empty; leave it out for quick_reset, or name a method or a program".to_owned());
-        };
-        let script = program.strip_prefix("/scripts/").and_then(|file| file.strip_suffix(".sh"));
-        let passes = |default: u32| match arguments {
-            [] => Ok(default),
-            [count] => count
-                .parse()
-                .map_err(|_| format!("\"{count}\" is no number of passes: {program} takes one, or nothing")),
-            _ => Err(format!("{program} takes a number of passes, or nothing")),
-        };
-        let plain = |cleaner: Cleaner| match arguments {
-            [] => Ok(cleaner),
-            _ => Err(format!("{program} takes no argument")),
-        };
-        match (script, program.as_str()) {
-            (_, "") => Err("names no program".to_owned()),
-            (Some("quick_reset"), _) | (None, "quick_reset") => plain(Cleaner::QuickReset),
-            (Some("shred"), _) | (None, "shred") => Ok(Cleaner::Shred { passes: passes(SHRED_PASSES)? }),
-            (Some("dd_zero"), _) | (None, "dd_zero" | "zero") => match passes(ZERO_PASSES)? {
-                0 => Err(format!("{program} 0 cleans nothing; give 1 or more")),
-                passes => Ok(Cleaner::Zero { passes }),
-            },
-            (Some("blkdiscard"), _) | (None, "blkdiscard") => plain(Cleaner::Discard { verified: false }),
-            (Some("fsclean"), _) | (None, "fsclean") => plain(Cleaner::Empty),
-            (None, "discard") => plain(Cleaner::Discard { verified: true }),
-            (None, "secure-discard") => plain(Cleaner::SecureDiscard),
-            _ => Ok(Cleaner::Command(argv.to_vec())),
+    /// What a `blockCleanerCommand` asks for. The original's scripts, by path or by name, are built in, and so are
+    /// `zero`, `discard` and `secure-discard`; everything else is a program.
+    pub fn of_command(argv: &[String]) -> Result<Cleaner, CleanerError> {
+        let (method, arguments) = argv.split_first().ok_or(CleanerError::Empty)?;
+        if method.is_empty() {
+            return Err(CleanerError::Empty);
         }
+        let script = method.strip_prefix(SCRIPTS).and_then(|name| name.strip_suffix(".sh"));
+        let (cleaner, numbered) = match script.unwrap_or(method) {
+            "quick_reset" => (Cleaner::QuickReset, false),
+            "shred" => (Cleaner::Shred { passes: SHRED_PASSES }, true),
+            "dd_zero" => (Cleaner::Zero { passes: 1 }, true),
+            "blkdiscard" => (Cleaner::Discard { verified: false }, false),
+            "fsclean" => (Cleaner::Empty, false),
+            "zero" if script.is_none() => (Cleaner::Zero { passes: 1 }, true),
+            "discard" if script.is_none() => (Cleaner::Discard { verified: true }, false),
+            "secure-discard" if script.is_none() => (Cleaner::SecureDiscard, false),
+            _ => return Ok(Cleaner::Command(argv.to_vec())),
+        };
+        let (number, rest) = arguments.split_at(usize::from(numbered).min(arguments.len()));
+        if let Some(given) = rest.first() {
+            return Err(CleanerError::Argument { method: method.clone(), given: given.clone() });
+        }
+        let Some(given) = number.first() else { return Ok(cleaner) };
+        let passes = given.parse().ok().filter(|passes| (1..=PASSES_MAX).contains(passes));
+        let passes = passes.ok_or_else(|| CleanerError::Passes { method: method.clone(), given: given.clone() })?;
+        Ok(match cleaner {
+            Cleaner::Shred { .. } => Cleaner::Shred { passes },
+            _ => Cleaner::Zero { passes },
+        })
     }
 }
 
@@ -86,42 +101,59 @@ impl Cleaner {
 mod tests {
     use super::*;
 
-    fn of(words: &[&str]) -> Result<Cleaner, String> {
-        Cleaner::of_command(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+    fn of(command: &str) -> Result<Cleaner, CleanerError> {
+        Cleaner::of_command(&command.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
-    fn the_originals_scripts_are_known_by_path_and_by_name() {
-        for (script, name, cleaner) in [
-            ("/scripts/quick_reset.sh", "quick_reset", Cleaner::QuickReset),
-            ("/scripts/shred.sh", "shred", Cleaner::Shred { passes: 3 }),
-            ("/scripts/dd_zero.sh", "dd_zero", Cleaner::Zero { passes: 1 }),
-            ("/scripts/blkdiscard.sh", "blkdiscard", Cleaner::Discard { verified: false }),
-            ("/scripts/fsclean.sh", "fsclean", Cleaner::Empty),
+    fn the_originals_scripts_are_built_in_by_path_and_by_name() {
+        for (name, cleaner) in [
+            ("quick_reset", Cleaner::QuickReset),
+            ("shred", Cleaner::Shred { passes: 3 }),
+            ("dd_zero", Cleaner::Zero { passes: 1 }),
+            ("blkdiscard", Cleaner::Discard { verified: false }),
+            ("fsclean", Cleaner::Empty),
         ] {
-            assert_eq!(of(&[script]), Ok(cleaner.clone()));
-            assert_eq!(of(&[name]), Ok(cleaner));
+            assert_eq!(of(name), Ok(cleaner.clone()));
+            assert_eq!(of(&format!("/scripts/{name}.sh")), Ok(cleaner));
         }
-        assert_eq!(of(&["zero"]), Ok(Cleaner::Zero { passes: 1 }));
-        assert_eq!(of(&["discard"]), Ok(Cleaner::Discard { verified: true }));
-        assert_eq!(of(&["secure-discard"]), Ok(Cleaner::SecureDiscard));
+        for (name, passes) in [("shred", 2), ("/scripts/shred.sh", 1), ("/scripts/shred.sh", 100)] {
+            assert_eq!(of(&format!("{name} {passes}")), Ok(Cleaner::Shred { passes }));
+        }
+        assert_eq!(of("/scripts/dd_zero.sh 7"), Ok(Cleaner::Zero { passes: 7 }));
     }
 
     #[test]
-    fn passes_are_counted_where_there_are_some() {
-        assert_eq!(of(&["/scripts/shred.sh", "2"]), Ok(Cleaner::Shred { passes: 2 }));
-        assert_eq!(of(&["dd_zero", "2"]), Ok(Cleaner::Zero { passes: 2 }));
-        for wrong in [&["shred", "x"][..], &["shred", "-1"], &["zero", "0"], &["shred", "1", "2"], &["blkdiscard", "1"]]
-        {
-            assert!(of(wrong).is_err(), "{wrong:?}");
-        }
-        assert!(of(&[]).is_err() && of(&[""]).is_err());
+    fn our_own_methods_have_names_only() {
+        assert_eq!(of("zero"), Ok(Cleaner::Zero { passes: 1 }));
+        assert_eq!(of("zero 2"), Ok(Cleaner::Zero { passes: 2 }));
+        assert_eq!(of("discard"), Ok(Cleaner::Discard { verified: true }));
+        assert_eq!(of("secure-discard"), Ok(Cleaner::SecureDiscard));
+        assert!(matches!(of("/scripts/zero.sh"), Ok(Cleaner::Command(_))), "the original has no such script");
     }
 
     #[test]
-    fn anything_else_is_a_program() {
-        for words in [&["/scripts/my.sh", "2"][..], &["/bin/zero"], &["/scripts/zero.sh"], &["shred.sh"]] {
-            assert_eq!(of(words), Ok(Cleaner::Command(words.iter().map(|word| (*word).to_owned()).collect())));
+    fn anything_else_is_a_program_as_it_is_given() {
+        for command in ["/scripts/mine.sh a b", "/usr/bin/shred -n 1", "mkfs.xfs", "/scripts/shred", "shred.sh"] {
+            let argv = command.split_whitespace().map(str::to_owned).collect();
+            assert_eq!(of(command), Ok(Cleaner::Command(argv)));
         }
+    }
+
+    #[test]
+    fn a_bad_or_superfluous_argument_is_named() {
+        for command in ["shred 0", "shred -1", "/scripts/shred.sh many", "dd_zero 101", "zero 1.5", "shred -n"] {
+            let (method, given) = command.split_once(' ').unwrap();
+            let error = of(command).unwrap_err();
+            assert_eq!(error, CleanerError::Passes { method: method.to_owned(), given: given.to_owned() });
+            assert!(error.to_string().contains(given) && error.to_string().contains(method));
+        }
+        for command in ["quick_reset now", "/scripts/blkdiscard.sh -f", "shred 3 4", "secure-discard 1", "fsclean /"] {
+            let given = command.rsplit(' ').next().unwrap();
+            let error = of(command).unwrap_err();
+            assert!(matches!(&error, CleanerError::Argument { given: named, .. } if named == given), "{error}");
+        }
+        assert_eq!(of(""), Err(CleanerError::Empty));
+        assert_eq!(Cleaner::of_command(&[String::new()]), Err(CleanerError::Empty));
     }
 }

@@ -6,6 +6,7 @@ pub mod device;
 pub mod discovery;
 pub mod discovery_names;
 pub mod duration;
+pub mod estimate;
 pub mod flat_map;
 pub mod memory;
 pub mod name_pattern;

@@ -1,7 +1,7 @@
 //! What the loop shows: the board behind `/status`, the gauges, the log and the Events, each only when it changes.
 
 use super::event::Event;
-use crate::decide::plan::{Action, Notice, Plan, Report, Word};
+use crate::decide::plan::{Action, Notice, Plan, ProgressReport, Report, Word};
 use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
 use crate::decide::{self};
 use crate::kube::watch::WatchUpdate;
@@ -16,6 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How often the log tells how far a long cleaning is.
+const PROGRESS_TOLD: Duration = Duration::from_secs(60);
+
+/// Ways whose bytes are not zeros once each.
+const PROMISES_NO_ZEROS: [&str; 5] = ["shred", "passes", "blkdiscard", "secure-discard", "command"];
+
 /// What was said last, so that only changes are said.
 pub struct Publisher {
     board: Arc<Board>,
@@ -24,6 +30,8 @@ pub struct Publisher {
     shown: Shown,
     /// Cleanings under way: since when they hold their device, and how many of their bytes are counted.
     cleanings: BTreeMap<JobId, (Option<Duration>, u64)>,
+    /// Devices whose progress is shown, and when the log told of it last.
+    progress: BTreeMap<PathBuf, Duration>,
     /// Ended since the last turn, for their Events.
     cleaned: Vec<Cleaned>,
 }
@@ -63,7 +71,8 @@ impl Serialize for Shown {
 
 impl Publisher {
     pub fn new(board: Arc<Board>, metrics: Arc<Metrics>) -> Publisher {
-        Publisher { board, metrics, shown: Shown::default(), cleanings: BTreeMap::new(), cleaned: Vec::new() }
+        let (shown, cleanings, progress, cleaned) = Default::default();
+        Publisher { board, metrics, shown, cleanings, progress, cleaned }
     }
 
     /// The loop lives, and nothing has changed.
@@ -131,6 +140,7 @@ impl Publisher {
         }
         self.board.set_awaited(awaited.clone());
         self.gauges(s, &plan.reports);
+        self.progress(s.now, &plan.reports);
         self.cleaned_events(&tell);
         self.device_changes(s, &plan.reports, &tell);
         self.notice_changes(s, &plan.notices, &tell);
@@ -160,9 +170,27 @@ impl Publisher {
         self.metrics.set_cleanings_running(self.cleanings.values().filter(|(held, _)| held.is_some()).count());
     }
 
+    /// How far cleanings are, in the figures, and for long ones in the log.
+    fn progress(&mut self, now: Duration, reports: &[Report]) {
+        let mut before = std::mem::take(&mut self.progress);
+        for (path, progress) in reports.iter().filter_map(|report| Some((&report.path, report.progress.as_ref()?))) {
+            self.metrics.set_cleaning_left(&path.to_string_lossy(), progress.seconds_left);
+            let mut told = before.remove(path).unwrap_or(now);
+            if now.saturating_sub(told) >= PROGRESS_TOLD {
+                log::info!("{}: cleaning: {}", path.display(), progress_line(progress));
+                told = now;
+            }
+            self.progress.insert(path.clone(), told);
+        }
+        for path in before.keys() {
+            self.metrics.set_cleaning_left(&path.to_string_lossy(), None);
+        }
+    }
+
     fn cleaned_events(&mut self, tell: &impl Fn(Note)) {
         for Cleaned { path, pv, bytes, method } in std::mem::take(&mut self.cleaned) {
-            let message = format!("{} was cleaned: {bytes} bytes are zero ({method})", path.display());
+            let what = if PROMISES_NO_ZEROS.contains(&method) { "bytes in all passes" } else { "bytes are zero" };
+            let message = format!("{} was cleaned: {bytes} {what} ({method})", path.display());
             log::info!("{message}");
             // A first cleaning is the ordinary way to an offer: the log is enough.
             if let Some(PvRef { name, uid }) = pv {
@@ -201,6 +229,13 @@ impl Publisher {
             }
         }
     }
+}
+
+/// The log's form of it.
+fn progress_line(progress: &ProgressReport) -> String {
+    let percent = (u128::from(progress.bytes_done) * 100).checked_div(progress.bytes_total.into()).unwrap_or_default();
+    let left = progress.seconds_left.map(|left| format!(", about {left} s left")).unwrap_or_default();
+    format!("{percent} % of {} bytes{left}", progress.bytes_total)
 }
 
 /// A watch that lost its server says so, and when it is back.

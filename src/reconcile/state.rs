@@ -12,6 +12,7 @@ use crate::kube::objects::{ConfigMap, PersistentVolume, StorageClass};
 use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
 use crate::model::discovery::{Discovered, DiscoveryDir};
+use crate::model::estimate::Estimate;
 use crate::model::memory::{Entry, EntryId, Marker, State as EntryState};
 use crate::model::names;
 use crate::model::scan::{ScanReport, ScanRequest, Selection};
@@ -318,7 +319,10 @@ impl State {
         match event {
             CleanEvent::Armed { .. } if job.stage == JobStage::Starting => job.stage = JobStage::Armed,
             CleanEvent::Armed { .. } => {}
-            CleanEvent::Progress { done, total, .. } => (job.done, job.total) = (done, total),
+            CleanEvent::Progress { done, total, .. } => {
+                (job.done, job.total) = (done, total);
+                job.estimate.saw(self.snapshot.now, done);
+            }
             CleanEvent::Ended { result, .. } => self.cleaning_ended(&entry, result),
         }
     }
@@ -595,11 +599,18 @@ impl State {
                     stage: JobStage::Starting,
                     done: job.resume_at,
                     total: 0,
+                    estimate: Estimate::default(),
                 };
                 self.snapshot.jobs.insert(entry.clone(), running);
             }
             Action::ReadLive { entry, .. } => stage(self, entry, JobStage::Reading),
-            Action::Proceed { entry, .. } => stage(self, entry, JobStage::Writing),
+            Action::Proceed { entry, .. } => {
+                stage(self, entry, JobStage::Writing);
+                let now = self.snapshot.now;
+                if let Some(job) = self.snapshot.jobs.get_mut(entry) {
+                    job.estimate.saw(now, job.done);
+                }
+            }
             Action::LetGo { entry, .. } => stage(self, entry, JobStage::LettingGo),
             Action::CreatePv { entry, .. } => {
                 self.snapshot.offers.insert(entry.clone(), OfferStage::Posting);

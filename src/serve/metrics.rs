@@ -33,6 +33,7 @@ pub struct Metrics {
     settings_valid: IntGauge,
     memory_intact: IntGauge,
     cleanings_running: IntGauge,
+    cleaning_left: IntGaugeVec,
     cleanings: IntCounterVec,
     cleaned_bytes: IntCounter,
     cleaning_seconds: Histogram,
@@ -70,8 +71,15 @@ impl Metrics {
                 "1 if the node's ledger is the one that it wrote, 0 if its memory of former volumes is lost.",
             ))?,
             cleanings_running: IntGauge::with_opts(opts("cleanings_running", "Number of cleanings under way."))?,
+            cleaning_left: IntGaugeVec::new(
+                opts("cleaning_seconds_left", "Estimated seconds to the end of a cleaning under way, by device."),
+                &["device"],
+            )?,
             cleanings: IntCounterVec::new(opts("cleanings_total", "Cleanings that ended, by result."), &["result"])?,
-            cleaned_bytes: IntCounter::with_opts(opts("cleaned_bytes_total", "Bytes zeroed by cleanings."))?,
+            cleaned_bytes: IntCounter::with_opts(opts(
+                "cleaned_bytes_total",
+                "Bytes zeroed or overwritten by cleanings, every pass counted.",
+            ))?,
             cleaning_seconds: Histogram::with_opts(
                 HistogramOpts::new(
                     name("cleaning_duration_seconds"),
@@ -102,6 +110,7 @@ impl Metrics {
         }
         registry.register(Box::new(self.cleanings.clone()))?;
         registry.register(Box::new(self.devices.clone()))?;
+        registry.register(Box::new(self.cleaning_left.clone()))?;
         registry.register(Box::new(self.cleaned_bytes.clone()))?;
         registry.register(Box::new(self.cleaning_seconds.clone()))?;
         registry.register(Box::new(ProcessCollector::new()?))
@@ -142,6 +151,18 @@ impl Metrics {
         self.cleanings_running.set(to_i64(running));
     }
 
+    /// The estimated end of a cleaning; `None` when there is none, or it is over. So there are never more of them than
+    /// cleanings at a time.
+    pub fn set_cleaning_left(&self, device: &str, seconds: Option<u64>) {
+        match seconds {
+            Some(seconds) => {
+                self.cleaning_left.with_label_values(&[device]).set(i64::try_from(seconds).unwrap_or(i64::MAX));
+            }
+            // There may never have been one.
+            None => drop(self.cleaning_left.remove_label_values(&[device])),
+        }
+    }
+
     /// A cleaning has ended after `took`.
     pub fn cleaning_ended(&self, result: &CleanResult, took: Duration) {
         self.cleanings.with_label_values(&[result_label(result)]).inc();
@@ -151,7 +172,7 @@ impl Metrics {
         }
     }
 
-    /// Bytes zeroed since the last call, those of cleanings under way or cancelled included.
+    /// Bytes zeroed or overwritten since the last call, those of cleanings under way or cancelled included.
     pub fn add_cleaned_bytes(&self, bytes: u64) {
         self.cleaned_bytes.inc_by(bytes);
     }

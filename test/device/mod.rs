@@ -3,6 +3,7 @@
 
 mod agent;
 mod clean;
+mod cleaners;
 mod directories;
 mod loops;
 mod observe;

@@ -294,7 +294,7 @@ fn class(reader: &mut Reader, place: &str, node: &Node, refused: &mut Vec<Discov
     let command_key = key("blockCleanerCommand");
     let command = fields.get("blockCleanerCommand").and_then(|node| reader.texts(&command_key, node));
     let command = command.unwrap_or_else(|| vec![DEFAULT_BLOCK_CLEANER.to_owned()]);
-    let cleaner = Cleaner::of_command(&command).map_err(|problem| reader.error(&command_key, problem)).ok();
+    let cleaner = Cleaner::of_command(&command).map_err(|problem| reader.error(&command_key, problem.to_string())).ok();
     let selector = fields.get("selector").and_then(|node| terms(reader, &key("selector"), node)).unwrap_or_default();
     Some(Class {
         host_dir: host_dir?,

@@ -5,3 +5,4 @@ pub mod agent;
 pub mod client;
 pub mod devices;
 pub mod volumes;
+pub mod wipes;

@@ -5,6 +5,7 @@ use bench::agent::{self, Agent, Place};
 use bench::client::{Client, Result};
 use bench::devices::Devices;
 use bench::volumes::{self, Watched};
+use bench::wipes::{self, Ground, Target};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -38,11 +39,29 @@ struct Extent {
     idle: Duration,
     rounds: usize,
     others: [usize; 2],
+    /// Bytes of a device that is overwritten, and how often it is.
+    wiped: u64,
+    wipes: usize,
 }
 
-const FULL: Extent =
-    Extent { devices: 200, polls: 60, idle: Duration::from_secs(60), rounds: 15, others: [10_000, 30_000] };
-const QUICK: Extent = Extent { devices: 50, polls: 10, idle: Duration::from_secs(10), rounds: 5, others: [500, 1500] };
+const FULL: Extent = Extent {
+    devices: 200,
+    polls: 60,
+    idle: Duration::from_secs(60),
+    rounds: 15,
+    others: [10_000, 30_000],
+    wiped: GIB,
+    wipes: 3,
+};
+const QUICK: Extent = Extent {
+    devices: 50,
+    polls: 10,
+    idle: Duration::from_secs(10),
+    rounds: 5,
+    others: [500, 1500],
+    wiped: GIB / 8,
+    wipes: 1,
+};
 
 fn options() -> Result<Option<Options>> {
     let mut options = Options {
@@ -303,6 +322,46 @@ impl Bench {
         Ok(())
     }
 
+    /// Whole devices overwritten, beside the tools that the original calls.
+    fn wipes(&mut self) -> Result<()> {
+        if self.place.files {
+            self.note("Overwriting whole devices was left out: it needs loop devices, so root.".to_owned());
+            return Ok(());
+        }
+        let (size, rounds) = (self.extent.wiped, self.extent.wipes);
+        let program = self.place.program.clone();
+        let dir = self.devices.dir.parent().ok_or("no directory")?.to_owned();
+        for (ground, name) in [(Ground::Disk, "that punches holes"), (Ground::Memory, "in memory that has no offload")]
+        {
+            let target = Target::new(&dir, ground, size)?;
+            let zero = target.time(rounds, &wipes::ours(&program, &["zero"]), true)?;
+            let blkdiscard = target.time(rounds, &wipes::blkdiscard, true)?;
+            let dd = target.time(rounds, &wipes::dd, false)?;
+            let shred = target.time(rounds, &wipes::ours(&program, &["shred", "1"]), true)?;
+            let plain = target.time(rounds, &wipes::shred(false), true)?;
+            let with_zeros = target.time(rounds, &wipes::shred(true), true)?;
+            self.row(
+                format!("full zero of a loop device {name}: `blkdiscard -z` / `dd bs=8096` takes"),
+                "1",
+                if ground == Ground::Disk { "at least 1 / not said" } else { "at least 1 / 3" },
+                format!("{:.2} / {:.2} times as long", blkdiscard / zero, dd / zero),
+            );
+            self.row(
+                format!("shred, one pass and one of zeros, on it: `shred -n 1` / `shred -n 1 -z` takes"),
+                "1",
+                "at least 2",
+                format!("{:.2} / {:.2} times as long", plain / shred, with_zeros / shred),
+            );
+            self.note(format!(
+                "Overwriting {} MiB on a loop device {name}, median of {rounds}: zero {zero:.3} s, `blkdiscard -z` {blkdiscard:.3} s, \
+                 `dd bs=8096` {dd:.3} s; shred 1 with its pass of zeros and read back {shred:.3} s, `shred -n 1` {plain:.3} s (no zeros), \
+                 `shred -n 1 -z` {with_zeros:.3} s (what the original's script runs). Each time the device was full before.",
+                size >> 20
+            ));
+        }
+        Ok(())
+    }
+
     /// The agent's first start on a node whose cluster has many volumes of other nodes, and polls after it.
     fn memory(&mut self, from: usize, to: usize) -> Result<f64> {
         say(&format!("loading volumes of other nodes up to {to}"));
@@ -351,6 +410,7 @@ impl Bench {
         self.appearances()?;
         agent.stop()?;
         self.idle()?;
+        self.wipes()?;
         if let Some(pid) = controllers {
             std::process::Command::new("kill").arg(pid.to_string()).status()?;
         }
