@@ -27,7 +27,7 @@ use crate::reconcile::publish::Publisher;
 use crate::reconcile::state::State;
 use crate::reconcile::{Loop, Pace, Workers};
 use crate::record::{Note, Recorder};
-use crate::serve::{BEAT_EVERY, Board, Metrics, ServeError, Server};
+use crate::serve::{BEAT_EVERY, Board, METRICS_PATH, Metrics, ServeError, Server};
 use crossbeam_channel::{Sender, bounded, unbounded};
 use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ pub fn run(options: RunOptions) -> Result<(), DaemonError> {
     let node_name = options.node.node_name.clone();
     let metrics = Arc::new(Metrics::new(&node_name)?);
     let board = Arc::new(Board::new());
-    let server = Server::spawn(&options.metrics_addr, metrics.clone(), board.clone())?;
+    let server = Server::spawn(&options.metrics_addr, METRICS_PATH, metrics.clone(), board.clone())?;
     if let Some(address) = server.addr() {
         log::info!("serving /metrics, /healthz, /readyz and /status on {address}");
     }

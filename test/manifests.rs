@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use local_pv_provisioner::kube::request::all_rbac;
-use local_pv_provisioner::serve::{Board, Metrics, Server};
+use local_pv_provisioner::serve::{Board, METRICS_PATH, Metrics, Server};
 use local_pv_provisioner::settings::{Settings, unknown_keys};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -117,7 +117,9 @@ fn the_pod_is_as_small_and_as_closed_as_it_can_be() {
 #[test]
 fn the_probes_ask_for_pages_that_the_server_has() {
     let container = container();
-    let server = Server::spawn("127.0.0.1:0", Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new())).unwrap();
+    let server =
+        Server::spawn("127.0.0.1:0", METRICS_PATH, Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new()))
+            .unwrap();
     let scraped = daemon_set()["spec"]["template"]["metadata"]["annotations"].clone();
     let mut pages = vec![scraped["prometheus.io/path"].clone()];
     for probe in ["livenessProbe", "readinessProbe"] {

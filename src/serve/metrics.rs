@@ -1,6 +1,7 @@
 //! Every figure that the node gives to Prometheus, behind typed setters in one struct.
 //! Nothing here is global, nothing decides: the rooms say what happened, this counts it.
 
+use super::discovery_metrics::DiscoveryMetrics;
 use super::process::ProcessCollector;
 use crate::kube::client::RequestSample;
 use crate::kube::request::Resource;
@@ -43,6 +44,7 @@ pub struct Metrics {
     api_seconds: HistogramVec,
     watch_restarts: IntCounterVec,
     events: IntCounterVec,
+    discovery: Option<DiscoveryMetrics>,
 }
 
 impl Metrics {
@@ -105,6 +107,7 @@ impl Metrics {
                 &["resource"],
             )?,
             events: IntCounterVec::new(opts("events_total", "Kubernetes Events written, by reason."), &["reason"])?,
+            discovery: None,
             registry,
         };
         let build = IntGauge::with_opts(
@@ -116,6 +119,15 @@ impl Metrics {
         }
         metrics.register(build)?;
         Ok(metrics)
+    }
+
+    /// Serves the figures of discovery directories as well. Without that source they would be a promise.
+    ///
+    /// # Errors
+    /// As [`Metrics::new`].
+    pub fn with_discovery(mut self) -> prometheus::Result<Metrics> {
+        self.discovery = Some(DiscoveryMetrics::register(&self.registry)?);
+        Ok(self)
     }
 
     fn register(&self, build: IntGauge) -> prometheus::Result<()> {
@@ -194,6 +206,9 @@ impl Metrics {
         let verb = sample.verb.as_str();
         self.api_requests.with_label_values(&[verb, sample.resource.as_str(), &sample.code.to_string()]).inc();
         self.api_seconds.with_label_values(&[verb]).observe(sample.seconds);
+        if let Some(discovery) = &self.discovery {
+            discovery.api_request(sample);
+        }
     }
 
     /// A watch was begun again: cut, expired, or answered with an error.
@@ -204,6 +219,11 @@ impl Metrics {
     /// A Kubernetes Event was written.
     pub fn event_written(&self, reason: &str) {
         self.events.with_label_values(&[reason]).inc();
+    }
+
+    /// The figures of discovery directories, if that source runs.
+    pub fn discovery(&self) -> Option<&DiscoveryMetrics> {
+        self.discovery.as_ref()
     }
 
     /// The text format of Prometheus ([`CONTENT_TYPE`]).
@@ -228,6 +248,6 @@ fn result_label(result: &CleanResult) -> &'static str {
     }
 }
 
-fn to_i64(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
+pub(super) fn to_i64(n: impl TryInto<i64>) -> i64 {
+    n.try_into().unwrap_or(i64::MAX)
 }
