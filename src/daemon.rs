@@ -59,9 +59,13 @@ pub fn run(options: RunOptions) -> Result<(), DaemonError> {
     // Before the first thread, so that every thread inherits it and only the one that waits sees them.
     let signals = signals::block().map_err(DaemonError::Signals)?;
     let node_name = options.node.node_name.clone();
-    let metrics = Arc::new(Metrics::new(&node_name)?);
+    let mut metrics = Metrics::new(&node_name)?;
+    if options.node.discovery.is_some() {
+        metrics = metrics.with_discovery()?;
+    }
+    let metrics = Arc::new(metrics);
     let board = Arc::new(Board::new());
-    let server = Server::spawn(&options.metrics_addr, metrics.clone(), board.clone())?;
+    let server = Server::spawn(&options.metrics_addr, &options.metrics_path, metrics.clone(), board.clone())?;
     if let Some(address) = server.addr() {
         log::info!("serving /metrics, /healthz, /readyz and /status on {address}");
     }

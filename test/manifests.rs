@@ -4,7 +4,7 @@
 
 use local_pv_provisioner::cli::{self, Invocation};
 use local_pv_provisioner::kube::request::{Rbac, all_rbac, cleanup};
-use local_pv_provisioner::serve::{Board, CleanupMetrics, Handle, Metrics, Server};
+use local_pv_provisioner::serve::{Board, CleanupMetrics, Handle, METRICS_PATH, Metrics, Server};
 use local_pv_provisioner::settings::{Settings, unknown_keys};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -149,7 +149,8 @@ fn the_pod_is_as_small_and_as_closed_as_it_can_be() {
 
 #[test]
 fn the_probes_ask_for_pages_that_the_server_has() {
-    let server = Server::spawn("127.0.0.1:0", Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new())).unwrap();
+    let server = Server::spawn("127.0.0.1:0", METRICS_PATH, Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new()));
+    let server = server.unwrap();
     probe(&daemon_set(), &server, "--metrics-addr");
 }
 

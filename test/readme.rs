@@ -1,6 +1,8 @@
 //! Holds README.md to the code: a table that lists too little or too much is a failure.
 #![allow(clippy::unwrap_used)]
 
+use crate::metrics::discovery_metrics_in_use;
+use crate::serve::Served;
 use local_pv_provisioner::cli::{self, Invocation, Surroundings};
 use local_pv_provisioner::decide::plan::Word;
 use local_pv_provisioner::kube::client::{Code, RequestSample};
@@ -71,6 +73,28 @@ fn the_flags_table_of_node_cleanup_is_what_its_help_lists() {
 fn families(page: Vec<u8>) -> BTreeSet<String> {
     let text = String::from_utf8(page).unwrap();
     text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned)).collect()
+}
+
+#[test]
+fn the_originals_metrics_table_is_what_is_served_beside_ours() {
+    let prefix = "local_volume_provisioner_";
+    let text = String::from_utf8(discovery_metrics_in_use().render().unwrap()).unwrap();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next().map(str::to_owned));
+    let served: BTreeSet<String> = types.filter(|name| name.starts_with(prefix)).collect();
+    assert_eq!(first_column("Discovery metric"), served);
+}
+
+#[test]
+fn the_pages_table_is_what_the_server_lists() {
+    let served = Served::start();
+    served.board.set_discovery_ready(true);
+    let index = served.get("/").1;
+    let pages = index.lines().filter(|line| line.starts_with('/'));
+    let listed: BTreeSet<String> = pages.map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    assert_eq!(first_column("Page"), listed);
+    for page in listed {
+        assert_ne!(served.get(&page).0, 404, "{page}");
+    }
 }
 
 #[test]

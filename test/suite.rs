@@ -6,6 +6,7 @@ mod contract;
 mod device;
 mod layers;
 mod manifests;
+mod metrics;
 mod model;
 mod readme;
 mod real;

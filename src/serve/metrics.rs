@@ -2,6 +2,7 @@
 //! Nothing here is global, nothing decides: the rooms say what happened, this counts it.
 
 use super::api_metrics::ApiMetrics;
+use super::discovery_metrics::DiscoveryMetrics;
 use super::process::ProcessCollector;
 use crate::kube::client::RequestSample;
 use crate::kube::request::Resource;
@@ -38,6 +39,7 @@ pub struct Metrics {
     cleaned_bytes: IntCounter,
     cleaning_seconds: Histogram,
     api: ApiMetrics,
+    discovery: Option<DiscoveryMetrics>,
 }
 
 impl Metrics {
@@ -88,6 +90,7 @@ impl Metrics {
                 .buckets(CLEANING_SECONDS.to_vec()),
             )?,
             api: ApiMetrics::new(&registry)?,
+            discovery: None,
             registry,
         };
         for result in RESULTS {
@@ -95,6 +98,15 @@ impl Metrics {
         }
         metrics.register()?;
         Ok(metrics)
+    }
+
+    /// Serves the figures of discovery directories as well. Without that source they would be a promise.
+    ///
+    /// # Errors
+    /// As [`Metrics::new`].
+    pub fn with_discovery(mut self) -> prometheus::Result<Metrics> {
+        self.discovery = Some(DiscoveryMetrics::register(&self.registry)?);
+        Ok(self)
     }
 
     fn register(&self) -> prometheus::Result<()> {
@@ -180,6 +192,9 @@ impl Metrics {
     /// A request to the API server has ended: what the client's observer is called with.
     pub fn api_request(&self, sample: &RequestSample) {
         self.api.request(sample);
+        if let Some(discovery) = &self.discovery {
+            discovery.api_request(sample);
+        }
     }
 
     /// A watch was begun again: cut, expired, or answered with an error.
@@ -190,6 +205,11 @@ impl Metrics {
     /// A Kubernetes Event was written.
     pub fn event_written(&self, reason: &str) {
         self.api.event_written(reason);
+    }
+
+    /// The figures of discovery directories, if that source runs.
+    pub fn discovery(&self) -> Option<&DiscoveryMetrics> {
+        self.discovery.as_ref()
     }
 
     /// The text format of Prometheus ([`CONTENT_TYPE`]).
@@ -219,6 +239,6 @@ fn result_label(result: &CleanResult) -> &'static str {
     }
 }
 
-fn to_i64(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
+pub(super) fn to_i64(n: impl TryInto<i64>) -> i64 {
+    n.try_into().unwrap_or(i64::MAX)
 }
