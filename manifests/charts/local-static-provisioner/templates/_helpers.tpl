@@ -68,7 +68,7 @@ had been changed. */}}
 {{- $default = omit $default "httpGet" }}
 {{- end }}
 {{- end }}
-{{- toYaml (merge (deepCopy .given) $default) }}
+{{- toYaml (merge dict .given $default) }}
 {{- end }}
 
 {{- /* References to Secrets, by name or as Kubernetes writes them. */}}
