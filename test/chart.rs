@@ -603,6 +603,8 @@ fn names_follow_the_release_and_its_overrides_and_unknown_values_do_no_harm() {
         ("disks", old, "disks-local-static-provisioner", NAME),
         ("disks", "{nameOverride: provisioner}", "disks-provisioner", "provisioner"),
         ("disks", "{fullnameOverride: local-disks}", "local-disks", NAME),
+        // A name that YAML would take for a number.
+        ("7", "{serviceMonitor: {enabled: true}}", "7-local-static-provisioner", NAME),
     ] {
         let output = helm(&["template", release, CHART, "--namespace", "storage"], values);
         assert!(output.status.success(), "{values}: {}", String::from_utf8_lossy(&output.stderr));

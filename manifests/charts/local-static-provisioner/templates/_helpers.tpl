@@ -10,14 +10,14 @@
 
 {{- /* What a selector can be made of: it must stay the same from version to version. */}}
 {{- define "lsp.selector" -}}
-app.kubernetes.io/name: {{ include "lsp.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "lsp.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- /* Of node-cleanup's pods: others than those of the DaemonSet's, or the Service would lead to them too. */}}
 {{- define "lsp.cleanup.selector" -}}
 app.kubernetes.io/name: {{ include "lsp.name" . | trunc 50 | trimSuffix "-" }}-node-cleanup
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "lsp.labels" -}}
