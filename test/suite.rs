@@ -1,6 +1,7 @@
 //! Integration tests, one binary: each module is one level of DESIGN section 8.
 
 mod agent;
+mod chart;
 mod cleanup;
 mod contract;
 mod device;

@@ -352,3 +352,13 @@ pub fn left_out(what: &str, why: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{what} left out: {why}");
     println!("LEFT OUT: {what}: {why}");
 }
+
+/// Whether there is a kubectl; said where it is missing.
+pub fn kubectl_is_there() -> bool {
+    let there =
+        Command::new("kubectl").args(["version", "--client"]).output().is_ok_and(|output| output.status.success());
+    if !there {
+        left_out("tests with kubectl", "kubectl is not installed");
+    }
+    there
+}
