@@ -73,7 +73,9 @@ pub fn run(options: &CleanOptions) -> Result<(), CleanDeviceError> {
         CleanResult::InUse { why } => Err(CleanDeviceError::InUse { path, by: why }),
         CleanResult::Stale { why } => Err(CleanDeviceError::NotClean { path, why }),
         CleanResult::NotBlank { found } => Err(CleanDeviceError::NotClean { path, why: found.join(", ") }),
-        CleanResult::Cancelled { .. } => Err(CleanDeviceError::NotClean { path, why: "it was told to stop".to_owned() }),
+        CleanResult::Cancelled { .. } => {
+            Err(CleanDeviceError::NotClean { path, why: "it was told to stop".to_owned() })
+        }
         CleanResult::Failed { error } => Err(CleanDeviceError::NotClean { path, why: error }),
     }
 }

@@ -3,19 +3,21 @@
 use crate::checks::checks;
 use crate::clean::throttle::Throttle;
 use crate::clean::worker::Cleaners;
-use crate::cli::{NodeOptions, RunOptions};
+use crate::cli::{DiscoveryOptions, NodeOptions, RunOptions};
 use crate::decide::plan::Action;
 use crate::execute::{Executor, NodeScope};
 use crate::host::files::on_filesystem_of;
 use crate::host::mounts::Proc;
 use crate::kube::client::{Client, ClientError, USER_AGENT};
 use crate::kube::config::{Config, ConfigError};
-use crate::kube::objects::{ConfigMap, Node, PersistentVolume};
+use crate::kube::objects::{ConfigMap, Node, PersistentVolume, StorageClass};
 use crate::kube::request::{Resource, Target};
 use crate::model::cleaning::CleanCommand;
+use crate::model::discovery::DiscoveryDir;
 use crate::model::names;
 use crate::model::scan::{ScanRequest, Selection};
 use crate::observe::cluster::{self, Watcher};
+use crate::observe::config_dir::{ConfigDir, ConfigWatch};
 use crate::observe::hotplug::Hotplug;
 use crate::observe::probe::Prober;
 use crate::observe::scanner::{PROBE_DEADLINE, Scanner};
@@ -78,8 +80,10 @@ pub fn run(options: RunOptions) -> Result<(), DaemonError> {
     let workers = Threads::spawn(&options, &client, &metrics, &events)?;
     let (boot_id, booted_at) = boot()?;
     let state = State::new(&node_name, options.node.sources(), boot_id, booted_at);
+    // The original of discovery directories looks at them as often as its flag says; what is asked more often holds for all.
+    let period = options.node.discovery.as_ref().map(|discovery| discovery.discovery_period);
     let pace = Pace {
-        polling_interval: options.polling_interval,
+        polling_interval: period.map_or(options.polling_interval, |period| period.min(options.polling_interval)),
         cleanup_interval: options.cleanup_interval,
         beat: BEAT_EVERY,
     };
@@ -134,6 +138,7 @@ struct Threads {
     recorder: Option<Recorder>,
     scanner: Option<(Sender<ScanRequest>, Scanner)>,
     hotplug: Option<Hotplug>,
+    config: Option<ConfigWatch>,
     cleaners: Option<(Sender<CleanCommand>, Cleaners)>,
 }
 
@@ -188,11 +193,32 @@ impl Threads {
             recorder: Some(recorder),
             scanner: Some((requests, scanner)),
             hotplug: Some(hotplug),
+            config: None,
             cleaners: Some((commands, cleaners)),
             scope: Arc::new(scope),
         };
         threads.watch_cluster()?;
+        if let Some(discovery) = &options.node.discovery {
+            threads.watch_config(discovery)?;
+        }
         Ok(threads)
+    }
+
+    /// What discovery directories need besides: their config directory, and the classes that it names.
+    fn watch_config(&mut self, discovery: &DiscoveryOptions) -> Result<(), DaemonError> {
+        let events = self.events.clone();
+        let (dir, period) = (discovery.config_dir.clone(), discovery.config_sync_period);
+        let sink = move |read: Result<ConfigDir, String>| {
+            drop(events.send(Event::ConfigDir(read.map(|config| config.files))));
+        };
+        self.config = Some(ConfigWatch::spawn(dir, period, sink).map_err(DaemonError::Thread)?);
+        let events = self.events.clone();
+        let sink = move |update| drop(events.send(Event::StorageClasses(update)));
+        let classes = Target::<StorageClass>::storage_classes();
+        let restarted = self.restarted(Resource::StorageClasses);
+        self.watchers
+            .push(Watcher::spawn("watch-class", &self.client, classes, sink, restarted).map_err(DaemonError::Thread)?);
+        Ok(())
     }
 
     /// The Node and our PVs, for as long as the process lives.
@@ -234,6 +260,9 @@ impl Threads {
         }
         if let Some(hotplug) = self.hotplug.take() {
             hotplug.stop();
+        }
+        if let Some(config) = self.config.take() {
+            config.stop();
         }
         if let Some(executor) = self.executor.take() {
             executor.stop();
@@ -282,9 +311,9 @@ impl Workers for Threads {
         }
     }
 
-    fn watch_devices(&mut self, selection: Option<&Selection>) {
+    fn watch_devices(&mut self, selection: Option<&Selection>, directories: &[DiscoveryDir]) {
         if let Some(hotplug) = &self.hotplug {
-            hotplug.watch(selection.cloned(), Vec::new());
+            hotplug.watch(selection.cloned(), directories.to_vec());
         }
     }
 

@@ -149,7 +149,8 @@ fn the_pod_is_as_small_and_as_closed_as_it_can_be() {
 
 #[test]
 fn the_probes_ask_for_pages_that_the_server_has() {
-    let server = Server::spawn("127.0.0.1:0", METRICS_PATH, Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new()));
+    let server =
+        Server::spawn("127.0.0.1:0", METRICS_PATH, Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new()));
     let server = server.unwrap();
     probe(&daemon_set(), &server, "--metrics-addr");
 }

@@ -7,8 +7,8 @@ use super::{Ctx, discovery};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::{CleanJob, CleanResult, Cleaning, JobId, Permission};
 use crate::model::discovery::Cleaner;
-use crate::model::reason::Reason;
 use crate::model::memory::{self, Entry, Outcome, Progress, State};
+use crate::model::reason::Reason;
 
 /// How much of a long cleaning a power cut may cost: at some 500 MB/s this is a write to the ledger every 4 s.
 const PROGRESS_STEP: u64 = 2 << 30;

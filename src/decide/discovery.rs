@@ -5,16 +5,16 @@ use super::plan::{Report, Word};
 use super::snapshot::{BackoffKey, Snapshot};
 use super::{Ctx, adopt, devices, raw_device, volume};
 use crate::kube::objects::{
-    Capacity, LocalVolumeSource, Node, ObjectMeta, OwnerReference, PersistentVolume,
-    PersistentVolumeSpec, PersistentVolumeStatus, Phase, StorageClass,
+    Capacity, LocalVolumeSource, Node, ObjectMeta, OwnerReference, PersistentVolume, PersistentVolumeSpec,
+    PersistentVolumeStatus, Phase, StorageClass,
 };
 use crate::model::cleaning::Cleaning;
 use crate::model::device::{Content, Device, Place};
 use crate::model::discovery::{Cleaner, Discovered};
 use crate::model::flat_map::FlatMap;
 use crate::model::memory::{self, Entry, State};
-use crate::model::{discovery_names, names, quantity};
 use crate::model::reason::Reason;
+use crate::model::{discovery_names, names, quantity};
 use crate::settings::discovery::{Class, DiscoverySettings, Mode};
 use serde_json::json;
 use std::path::Path;
@@ -142,7 +142,9 @@ pub(super) fn retained(pv: &PersistentVolume, mut report: Report) -> Report {
     let name = &pv.metadata.name;
     let (event, why) = match policy(pv) {
         "Retain" => (None, "its reclaim policy is Retain: nothing is done with it".to_owned()),
-        "Recycle" => (Some(Reason::VolumeUnsupportedReclaimPolicy), "reclaim policy Recycle is not supported".to_owned()),
+        "Recycle" => {
+            (Some(Reason::VolumeUnsupportedReclaimPolicy), "reclaim policy Recycle is not supported".to_owned())
+        }
         other => (Some(Reason::VolumeUnknownReclaimPolicy), format!("reclaim policy {other} is not known")),
     };
     report.reason = format!("{}; {why}", report.reason);
@@ -311,7 +313,8 @@ fn obstacle(ctx: &Ctx<'_>, index: usize, path: &Path, discovered: &Discovered) -
         return Some(Obstacle::waiting(format!("Node {} is being deleted", ctx.s.node_name)));
     }
     let Some(storage_class) = ctx.s.storage_classes.as_ref().and_then(|classes| classes.get(name)) else {
-        let next = format!("create it, with provisioner kubernetes.io/no-provisioner, or take {name} out of the config");
+        let next =
+            format!("create it, with provisioner kubernetes.io/no-provisioner, or take {name} out of the config");
         return Some(Obstacle::waiting(format!("StorageClass {name} does not exist")).next(next));
     };
     if !matches!(reclaim_policy(storage_class), "Delete" | "Retain") {

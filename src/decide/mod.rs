@@ -61,16 +61,19 @@ pub fn decide(s: &Snapshot) -> Plan {
 
 /// What the daemon waits for before it is ready; the line of `/readyz`.
 pub fn awaited(s: &Snapshot) -> Option<String> {
-    undecided(s).or_else(|| {
-        let waiting = s.settings == SettingsView::Waiting;
-        waiting.then(|| "waiting for the API server to answer for the PV spec ConfigMap".to_owned())
-    }).or_else(|| {
-        let waiting = s.discovery.as_ref().is_some_and(|view| *view == DiscoveryView::default());
-        waiting.then(|| "waiting for the config directory to be read".to_owned())
-    }).or_else(|| {
-        let waiting = s.discovery.is_some() && s.storage_classes.is_none();
-        waiting.then(|| "waiting for the API server to list the StorageClasses".to_owned())
-    })
+    undecided(s)
+        .or_else(|| {
+            let waiting = s.settings == SettingsView::Waiting;
+            waiting.then(|| "waiting for the API server to answer for the PV spec ConfigMap".to_owned())
+        })
+        .or_else(|| {
+            let waiting = s.discovery.as_ref().is_some_and(|view| *view == DiscoveryView::default());
+            waiting.then(|| "waiting for the config directory to be read".to_owned())
+        })
+        .or_else(|| {
+            let waiting = s.discovery.is_some() && s.storage_classes.is_none();
+            waiting.then(|| "waiting for the API server to list the StorageClasses".to_owned())
+        })
 }
 
 /// What must be known before anything can be decided. The settings are not: releases are finished without them.

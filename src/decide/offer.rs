@@ -184,10 +184,11 @@ pub(super) fn answered(ctx: &mut Ctx<'_>, entry: &Entry, name: &str, offer_id: &
         ctx.write(entry, state);
         return true;
     }
-    let released =
-        ctx.s.vanished.values().any(|gone| {
-            gone.name == name && gone.released && gone.offer_id.as_deref() == Some(offer_id)
-        });
+    let released = ctx
+        .s
+        .vanished
+        .values()
+        .any(|gone| gone.name == name && gone.released && gone.offer_id.as_deref() == Some(offer_id));
     if released {
         ctx.write(entry, State::Dirty { owed: Owed::Release, pv_name: Some(name.to_owned()) });
     }

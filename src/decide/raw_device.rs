@@ -316,13 +316,7 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
 }
 
 /// A report for a device that has no entry.
-pub(super) fn bare_report(
-    ctx: &Ctx<'_>,
-    path: &Path,
-    index: usize,
-    state: Word,
-    reason: impl Into<String>,
-) -> Report {
+pub(super) fn bare_report(ctx: &Ctx<'_>, path: &Path, index: usize, state: Word, reason: impl Into<String>) -> Report {
     let device = ctx.devices.groups[index].device;
     Report {
         path: path.to_path_buf(),

@@ -7,8 +7,8 @@ use crate::kube::error::ApiError;
 use crate::kube::objects::{List, PersistentVolume};
 use crate::kube::request::{self, Target};
 use crate::kube::watch::PAGE_LIMIT;
-use crate::model::memory::ForeignPv;
 use crate::model::discovery_names::is_provisioner_of;
+use crate::model::memory::ForeignPv;
 use crate::model::names;
 use std::path::PathBuf;
 

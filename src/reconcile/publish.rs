@@ -1,5 +1,6 @@
 //! What the loop shows: the board behind `/status`, the gauges, the log and the Events, each only when it changes.
 
+use super::discovery_figures::DiscoveryFigures;
 use super::event::Event;
 use crate::decide::plan::{Action, Notice, Plan, ProgressReport, Report, Word};
 use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
@@ -34,6 +35,7 @@ pub struct Publisher {
     progress: BTreeMap<PathBuf, Duration>,
     /// Ended since the last turn, for their Events.
     cleaned: Vec<Cleaned>,
+    discovery: DiscoveryFigures,
 }
 
 /// A cleaning that ended well, and the released PV that it was for.
@@ -72,7 +74,7 @@ impl Serialize for Shown {
 impl Publisher {
     pub fn new(board: Arc<Board>, metrics: Arc<Metrics>) -> Publisher {
         let (shown, cleanings, progress, cleaned) = Default::default();
-        Publisher { board, metrics, shown, cleanings, progress, cleaned }
+        Publisher { board, metrics, shown, cleanings, progress, cleaned, discovery: DiscoveryFigures::default() }
     }
 
     /// The loop lives, and nothing has changed.
@@ -82,11 +84,15 @@ impl Publisher {
 
     /// Counts what an event says before the state forgets it.
     pub fn saw(&mut self, snapshot: &Snapshot, event: &Event, now: Duration) {
+        if let Some(metrics) = self.metrics.discovery() {
+            self.discovery.saw(snapshot, event, now, metrics);
+        }
         let event = match event {
             Event::Clean(event) => event,
             Event::Node(update) => return said_of_watch("Node", update),
             Event::Pvs(update) => return said_of_watch("PersistentVolumes", update),
             Event::ConfigMap(name, update) => return said_of_watch(&format!("ConfigMap {name}"), update),
+            Event::StorageClasses(update) => return said_of_watch("StorageClasses", update),
             _ => return,
         };
         match event {
@@ -122,7 +128,10 @@ impl Publisher {
         }
     }
 
-    pub fn dispatched(&mut self, action: &Action) {
+    pub fn dispatched(&mut self, s: &Snapshot, action: &Action) {
+        if self.metrics.discovery().is_some() {
+            self.discovery.dispatched(s, action);
+        }
         if let Action::StartCleaning { job, .. } = action {
             self.cleanings.insert(job.id, (None, job.resume_at));
         }
@@ -137,6 +146,10 @@ impl Publisher {
                 Some(what) => log::info!("{what}"),
                 None => log::info!("ready"),
             }
+        }
+        if s.discovery.is_some() {
+            // One bad entry, or a bad edit, is no reason to be unready: the rest is served.
+            self.board.set_discovery_ready(awaited.is_none() && s.discovery_settings().is_some());
         }
         self.board.set_awaited(awaited.clone());
         self.gauges(s, &plan.reports);
@@ -165,7 +178,10 @@ impl Publisher {
         let error = reports.iter().filter(|report| report.state.is_error()).count();
         self.metrics.set_device_totals(available, error);
         self.metrics.set_device_states(words.iter().map(|(word, count)| (word.as_str(), *count)));
-        self.metrics.set_settings_valid(s.settings().is_some());
+        self.metrics.set_settings_valid(settings_are_valid(s));
+        if let Some(metrics) = self.metrics.discovery() {
+            self.discovery.gauges(s, metrics);
+        }
         self.metrics.set_memory_intact(s.memory.is_intact() && s.unreadable_entries.is_empty());
         self.metrics.set_cleanings_running(self.cleanings.values().filter(|(held, _)| held.is_some()).count());
     }
@@ -291,6 +307,13 @@ fn about_pv(s: &Snapshot, name: &str) -> Option<About> {
 fn about_node(s: &Snapshot) -> Option<About> {
     let node = s.existing_node()?;
     Some(About::Node { name: node.metadata.name.clone(), uid: node.metadata.uid.clone() })
+}
+
+/// Of every source that runs.
+fn settings_are_valid(s: &Snapshot) -> bool {
+    let raw_device = s.settings == SettingsView::Off || s.settings().is_some();
+    let discovery = s.discovery.as_ref().is_none_or(|view| view.settings.is_some() && view.errors.is_empty());
+    raw_device && discovery
 }
 
 fn settings_line(settings: &SettingsView) -> String {

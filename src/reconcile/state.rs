@@ -6,7 +6,8 @@ use crate::decide::discovery::{is_discovered, is_ours, is_to_be_cleaned};
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
-    Absence, BackoffKey, Change, DiscoveryView, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished, Write,
+    Absence, BackoffKey, Change, DiscoveryView, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot,
+    Vanished, Write,
 };
 use crate::kube::objects::{ConfigMap, PersistentVolume, StorageClass};
 use crate::kube::watch::WatchUpdate;
@@ -161,12 +162,18 @@ impl State {
         let Some(view) = &mut self.snapshot.discovery else { return };
         match read.map_err(|error| vec![error]).and_then(|files| parsed(&files)) {
             Ok(parsed) => {
-                *view = DiscoveryView { settings: Some(parsed.settings), errors: Vec::new(), warnings: parsed.warnings };
+                *view =
+                    DiscoveryView { settings: Some(parsed.settings), errors: Vec::new(), warnings: parsed.warnings };
             }
             Err(errors) => view.errors = errors,
         }
-        let directories = self.snapshot.discovery_settings().map(DiscoverySettings::directories).unwrap_or_default();
+        let directories = self.directories();
         self.looks.wanted |= directories != self.looks.directories;
+    }
+
+    /// The discovery directories of the settings that hold.
+    pub fn directories(&self) -> Vec<DiscoveryDir> {
+        self.snapshot.discovery_settings().map(DiscoverySettings::directories).unwrap_or_default()
     }
 
     fn storage_classes(&mut self, update: WatchUpdate<StorageClass>) {
@@ -651,7 +658,7 @@ impl State {
         let cleaning = self.snapshot.jobs.keys().filter_map(|id| self.snapshot.entries.get(id));
         let untouched = with_pv.iter().cloned().chain(cleaning.map(|entry| entry.path.clone())).collect();
         let selection = self.snapshot.settings().map(|settings| settings.selection.clone());
-        let directories = self.snapshot.discovery_settings().map(DiscoverySettings::directories).unwrap_or_default();
+        let directories = self.directories();
         let mut extra = with_pv;
         extra.extend(self.snapshot.entries.values().map(|entry| entry.path.clone()));
         let discovered = extra.iter().filter_map(|path| Some((path.clone(), self.place_of(path, &directories)?)));
@@ -664,9 +671,10 @@ impl State {
 
     /// Where this process finds a path that a PV or the ledger names: as the settings say now, else as the ledger says.
     fn place_of(&self, path: &Path, directories: &[DiscoveryDir]) -> Option<Discovered> {
-        let configured = directories.iter().find(|dir| path.parent() == Some(&dir.host_dir)).and_then(|dir| {
-            Some(Discovered { class: dir.class.clone(), at: dir.mount_dir.join(path.file_name()?) })
-        });
+        let configured = directories
+            .iter()
+            .find(|dir| path.parent() == Some(&dir.host_dir))
+            .and_then(|dir| Some(Discovered { class: dir.class.clone(), at: dir.mount_dir.join(path.file_name()?) }));
         configured.or_else(|| {
             let entry = self.snapshot.entries.values().find(|entry| entry.path == path)?;
             entry.discovered.clone()

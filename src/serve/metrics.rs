@@ -66,7 +66,7 @@ impl Metrics {
             states: Mutex::default(),
             settings_valid: IntGauge::with_opts(on_node(
                 "settings_valid",
-                "1 if the node's PV spec ConfigMap was found and read without an error, else 0.",
+                "1 if the settings of every source that runs were found and read without an error, else 0.",
             ))?,
             memory_intact: IntGauge::with_opts(on_node(
                 "memory_intact",

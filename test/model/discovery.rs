@@ -30,7 +30,6 @@ struct Scene {
     done: Vec<Action>,
 }
 
-
 /// UIDs are UUIDs, and the original's annotation ends in one.
 fn a_node() -> Node {
     let mut node = Api::new().node;
@@ -60,7 +59,12 @@ fn directory(uuid: &str, content: Content) -> Device {
 
 fn block(wwid: &str, content: Content) -> Device {
     let place = Place::Block { major: 8, minor: u32::from(wwid.as_bytes()[0]) };
-    Device { place, disk: place, identity: Identity([(IdentityKind::Wwid, wwid.to_owned())].into()), ..directory(wwid, content) }
+    Device {
+        place,
+        disk: place,
+        identity: Identity([(IdentityKind::Wwid, wwid.to_owned())].into()),
+        ..directory(wwid, content)
+    }
 }
 
 fn data() -> Content {
@@ -82,7 +86,10 @@ impl Scene {
             reclaim_policy: policy.map(str::to_owned),
             mount_options: vec!["noatime".to_owned()],
         };
-        scene.hears(Event::StorageClasses(WatchUpdate::Replaced(vec![class("fast", None), class("raw", Some("Delete"))])));
+        scene.hears(Event::StorageClasses(WatchUpdate::Replaced(vec![
+            class("fast", None),
+            class("raw", Some("Delete")),
+        ])));
         scene.watch(WatchUpdate::Replaced(vec![]));
         scene.state.snapshot.memory = Memory::Kept { marker };
         scene.state.snapshot.foreign_due = false;
@@ -231,14 +238,19 @@ fn what_an_administrator_put_there_is_offered_as_it_is_found_and_not_a_byte_is_w
     let pv = scene.posted("u1", Phase::Available);
     let meta = &pv.metadata;
     assert_eq!(meta.name, name_of("vol1"));
-    assert!(meta.annotations["pv.kubernetes.io/provisioned-by"].starts_with(&format!("local-volume-provisioner-{NODE}-")));
+    assert!(
+        meta.annotations["pv.kubernetes.io/provisioned-by"].starts_with(&format!("local-volume-provisioner-{NODE}-"))
+    );
     assert_eq!(meta.labels.get(names::NODE_LABEL), Some(&NODE.to_owned()));
     assert!(meta.owner_references.is_empty());
     let local = pv.spec.local.as_ref().unwrap();
     assert_eq!((local.path.as_str(), local.fs_type.as_deref()), ("/mnt/fast/vol1", Some("ext4")));
     assert_eq!((pv.spec.capacity.storage.as_str(), pv.spec.storage_class_name.as_str()), ("100Gi", "fast"));
     assert_eq!(pv.spec.persistent_volume_reclaim_policy.as_deref(), Some("Delete"));
-    assert_eq!((&pv.spec.mount_options[..], &pv.spec.access_modes[..]), (&["noatime".to_owned()][..], &["ReadWriteOnce".to_owned()][..]));
+    assert_eq!(
+        (&pv.spec.mount_options[..], &pv.spec.access_modes[..]),
+        (&["noatime".to_owned()][..], &["ReadWriteOnce".to_owned()][..])
+    );
     let report = scene.report("/mnt/fast/vol1");
     assert_eq!(report.state, Word::Available);
 }
@@ -246,7 +258,10 @@ fn what_an_administrator_put_there_is_offered_as_it_is_found_and_not_a_byte_is_w
 #[test]
 fn with_memory_lost_what_is_not_empty_is_quarantined_and_what_is_empty_offered() {
     let mut scene = Scene::new().forgetful();
-    scene.sees(&[("/mnt/fast/full", Ok(directory("a", data()))), ("/mnt/fast/empty", Ok(directory("b", Content::Blank)))]);
+    scene.sees(&[
+        ("/mnt/fast/full", Ok(directory("a", data()))),
+        ("/mnt/fast/empty", Ok(directory("b", Content::Blank))),
+    ]);
     let Action::CreatePv { pv, .. } = scene.deed() else { panic!() };
     assert_eq!(pv.metadata.name, name_of("empty"));
     let report = scene.report("/mnt/fast/full");
@@ -277,7 +292,10 @@ fn a_block_volume_is_cleaned_as_its_class_says_also_when_the_class_is_gone() {
     let seen: [(&str, Result<Device, ProbeError>); 1] = [("/mnt/raw/disk", Ok(block("a", data())))];
     scene.sees(&seen);
     let mut pv = scene.posted("u1", Phase::Available);
-    assert_eq!((pv.spec.volume_mode.as_deref(), pv.spec.local.as_ref().unwrap().fs_type.as_deref()), (Some("Block"), None));
+    assert_eq!(
+        (pv.spec.volume_mode.as_deref(), pv.spec.local.as_ref().unwrap().fs_type.as_deref()),
+        (Some("Block"), None)
+    );
     scene.config("fast: {hostDir: /mnt/fast, mountDir: /in/fast}");
     scene.release(&mut pv);
     let job = scene.cleaning(Some(&pv));
@@ -367,7 +385,9 @@ fn a_released_volume_that_a_person_deletes_is_cleaned_before_it_is_offered_again
 
 #[test]
 fn policies_that_nobody_supports_are_said_and_the_volume_is_left_alone() {
-    for (policy, event) in [("Recycle", Reason::VolumeUnsupportedReclaimPolicy), ("Burn", Reason::VolumeUnknownReclaimPolicy)] {
+    for (policy, event) in
+        [("Recycle", Reason::VolumeUnsupportedReclaimPolicy), ("Burn", Reason::VolumeUnknownReclaimPolicy)]
+    {
         let mut scene = Scene::new();
         scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
         let mut pv = scene.posted("u1", Phase::Available);
@@ -382,7 +402,10 @@ fn policies_that_nobody_supports_are_said_and_the_volume_is_left_alone() {
 fn two_entries_whose_short_names_collide_both_get_a_volume() {
     assert_eq!(name_of("costarring"), name_of("liquid"));
     let mut scene = Scene::new();
-    scene.sees(&[("/mnt/fast/costarring", Ok(directory("a", data()))), ("/mnt/fast/liquid", Ok(directory("b", data())))]);
+    scene.sees(&[
+        ("/mnt/fast/costarring", Ok(directory("a", data()))),
+        ("/mnt/fast/liquid", Ok(directory("b", data()))),
+    ]);
     scene.turn();
     let mut posted: Vec<(String, String)> = Vec::new();
     for action in std::mem::take(&mut scene.done) {
@@ -391,7 +414,10 @@ fn two_entries_whose_short_names_collide_both_get_a_volume() {
     }
     posted.sort();
     let longer = discovery_names::longer_pv_name("liquid", NODE, "fast");
-    assert_eq!(posted, [("/mnt/fast/costarring".to_owned(), name_of("liquid")), ("/mnt/fast/liquid".to_owned(), longer)]);
+    assert_eq!(
+        posted,
+        [("/mnt/fast/costarring".to_owned(), name_of("liquid")), ("/mnt/fast/liquid".to_owned(), longer)]
+    );
 }
 
 /// Defect 7 between nodes: the original tried the same name for ever.
@@ -451,7 +477,10 @@ fn a_forged_volume_is_left_alone() {
         let mut pv = originals("vol1", &format!("local-volume-provisioner-{NODE}"), Phase::Released);
         change(&mut pv);
         scene.watch(WatchUpdate::Applied(pv.clone()));
-        scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::NotRead))), ("/mnt/fast/deep/er", Ok(directory("b", Content::NotRead)))]);
+        scene.sees(&[
+            ("/mnt/fast/vol1", Ok(directory("a", Content::NotRead))),
+            ("/mnt/fast/deep/er", Ok(directory("b", Content::NotRead))),
+        ]);
         let plan = scene.does_nothing();
         assert!(plan.reports.iter().any(|report| report.state == Word::Foreign), "{:?}", plan.reports);
     };
@@ -461,7 +490,9 @@ fn a_forged_volume_is_left_alone() {
     forge(|pv| pv.spec.local.as_mut().unwrap().path = "/mnt/fast-2/vol1".to_owned());
     forge(|pv| pv.metadata.name = "local-pv-1".to_owned());
     forge(|pv| pv.spec.storage_class_name = "slow".to_owned());
-    forge(|pv| { let _ = pv.metadata.annotations.insert(names::PROVISIONED_BY_ANNOTATION.to_owned(), "me".to_owned()); });
+    forge(|pv| {
+        let _ = pv.metadata.annotations.insert(names::PROVISIONED_BY_ANNOTATION.to_owned(), "me".to_owned());
+    });
 }
 
 /// Defect 15: one stray file made the original unready for ever.
@@ -536,10 +567,14 @@ fn labels_follow_the_node_and_the_settings() {
     scene.hears(Event::Node(Box::new(WatchUpdate::Applied(node.clone()))));
     scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::Blank)))]);
     let pv = scene.posted("u1", Phase::Available);
-    let labels: Vec<(&str, &str)> = pv.metadata.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    let labels: Vec<(&str, &str)> =
+        pv.metadata.labels.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     assert_eq!(labels, [(names::NODE_LABEL, NODE), ("owner", "me"), ("zone", "z1")]);
     assert_eq!(pv.metadata.annotations[names::PROVISIONED_BY_ANNOTATION], format!("local-volume-provisioner-{NODE}"));
-    assert_eq!((pv.metadata.owner_references[0].uid.as_str(), pv.metadata.owner_references[0].controller), (node.metadata.uid.as_str(), None));
+    assert_eq!(
+        (pv.metadata.owner_references[0].uid.as_str(), pv.metadata.owner_references[0].controller),
+        (node.metadata.uid.as_str(), None)
+    );
     label(&mut node, "z2");
     scene.hears(Event::Node(Box::new(WatchUpdate::Applied(node))));
     let Action::RepairPv { patch, .. } = scene.deed() else { panic!() };
