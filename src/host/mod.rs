@@ -10,3 +10,4 @@ pub(crate) mod made_up;
 pub mod mounts;
 pub mod number;
 pub mod sysfs;
+pub mod tree;
