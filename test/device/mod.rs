@@ -3,6 +3,7 @@
 
 mod agent;
 mod clean;
+mod directory;
 mod loops;
 mod observe;
 mod signature;
