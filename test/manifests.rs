@@ -2,7 +2,7 @@
 //! agent accepts, that the probes ask for pages the server has, that nothing floats.
 #![allow(clippy::unwrap_used)]
 
-use local_pv_provisioner::cli::{self, Invocation};
+use local_pv_provisioner::cli::{self, Invocation, Surroundings};
 use local_pv_provisioner::kube::request::{Rbac, all_rbac, cleanup};
 use local_pv_provisioner::serve::{Board, CleanupMetrics, Handle, METRICS_PATH, Metrics, Server};
 use local_pv_provisioner::settings::{Settings, unknown_keys};
@@ -264,7 +264,11 @@ fn the_probes_of_node_cleanup_ask_for_pages_that_it_has() {
 fn the_arguments_of_node_cleanup_fit_the_rest() {
     let container = cleanup_pod()["containers"][0].clone();
     let arguments = ["local-pv-provisioner".to_owned()].into_iter().chain(strings(&container["args"]));
-    let Ok(Invocation::NodeCleanup(options)) = cli::parse(arguments.map(Into::into), true) else { panic!() };
+    let Ok(Invocation::NodeCleanup(options)) =
+        cli::parse(arguments.map(Into::into), &Surroundings { in_pod: true, ..Surroundings::default() })
+    else {
+        panic!()
+    };
     let classes: BTreeSet<String> =
         of_kind("StorageClass").iter().map(|class| class["metadata"]["name"].as_str().unwrap().to_owned()).collect();
     assert!(!options.classes.is_empty() && options.classes.is_subset(&classes));

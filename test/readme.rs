@@ -59,7 +59,7 @@ fn the_metrics_table_of_node_cleanup_is_what_it_serves_beside_the_common_ones() 
 
 #[test]
 fn the_flags_table_of_node_cleanup_is_what_its_help_lists() {
-    let help = cli::parse(["local-pv-provisioner", "node-cleanup", "--help"].map(Into::into), false);
+    let help = cli::parse(["local-pv-provisioner", "node-cleanup", "--help"].map(Into::into), &Surroundings::default());
     let Ok(Invocation::Print(help)) = help else { panic!("{help:?}") };
     let flags: BTreeSet<String> = help
         .lines()

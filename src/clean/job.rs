@@ -5,15 +5,17 @@
 //! The one exception to the gap is a class's own program ([`super::program`]).
 
 use super::course::{Course, Task};
+use super::directory;
 use super::method::{Ended, Method, Watch};
 use super::program;
 use super::throttle::Throttle;
 use crate::host::block::{BlockError, BlockFile};
 use crate::model::chain::chain;
 use crate::model::cleaning::{CleanEvent, CleanJob, CleanResult, Cleaning, Permission};
-use crate::model::device::{Content, Evidence, InUse};
+use crate::model::device::{Content, Evidence, InUse, Place};
 use crate::model::discovery::Cleaner;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,9 +33,13 @@ pub struct Checks {
     pub verify: Arc<Verify>,
     /// What the open device holds, for the cleaning that is to follow.
     pub content: Arc<ReadContent>,
+    /// As `verify`, for an open directory: boot, identity of its filesystem, that the path is still a mount point and
+    /// leads to it, that nobody else has it mounted.
+    pub verify_directory: Arc<VerifyDirectory>,
 }
 
 pub type Verify = dyn Fn(&Evidence, &Path, &BlockFile) -> Result<(), CleanResult> + Send + Sync;
+pub type VerifyDirectory = dyn Fn(&Evidence, &Path, BorrowedFd) -> Result<(), CleanResult> + Send + Sync;
 pub type ReadContent = dyn Fn(&BlockFile, u64, Cleaning) -> Content + Send + Sync;
 
 /// What the pool tells a job.
@@ -72,11 +78,11 @@ impl Shared {
         }
     }
 
-    fn stopped(&self) -> bool {
+    pub(super) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn sign(&self) {
+    pub(super) fn sign(&self) {
         self.last_sign.store(self.born.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 }
@@ -96,7 +102,11 @@ pub fn run(
     shared: &Shared,
     tell: &dyn Fn(CleanEvent),
 ) -> CleanResult {
-    match clean(job, checks, limit, orders, shared, tell) {
+    let ended = match job.evidence.place {
+        Place::Directory { .. } => directory::clean(job, checks, orders, shared, tell),
+        Place::Block { .. } | Place::File { .. } => clean(job, checks, limit, orders, shared, tell),
+    };
+    match ended {
         Ok(result) | Err(result) => result,
     }
 }
@@ -134,26 +144,7 @@ fn clean(
         go_on()?;
     }
 
-    // A `Proceed` from before `Armed` answers nothing; an order to stop counts whenever it came.
-    while let Ok(order) = orders.try_recv() {
-        match order {
-            Order::Proceed => log::error!("cleaning {:?} was told to proceed before it was armed", job.id),
-            Order::LetGo(why) => return Err(CleanResult::Stale { why }),
-            Order::Cancel => return Err(cancelled()),
-        }
-    }
-    shared.last_sign.store(WAITING, Ordering::Relaxed);
-    tell(CleanEvent::Armed { id: job.id });
-    let order = orders.recv_timeout(PATIENCE);
-    shared.sign();
-    match order {
-        Ok(Order::Proceed) => {}
-        Ok(Order::LetGo(why)) => return Err(CleanResult::Stale { why }),
-        Ok(Order::Cancel) | Err(RecvTimeoutError::Disconnected) => return Err(cancelled()),
-        Err(RecvTimeoutError::Timeout) => {
-            return Err(CleanResult::Stale { why: "nobody answered whether to go on".to_owned() });
-        }
-    }
+    arm(job, from, orders, shared, tell)?;
     // The answer took its time. What a holder of the device does not keep out can have happened in between: a loop
     // device on it, another device behind the number, a plain write.
     go_on()?;
@@ -170,6 +161,36 @@ fn clean(
         Task::Course(course) => running.course(&file, &course, from),
         Task::Program(argv) => running.program(file, argv),
     })
+}
+
+/// Says that the device is held, and waits for the word to write. `from` is what an earlier run has done.
+pub(super) fn arm(
+    job: &CleanJob,
+    from: u64,
+    orders: &Receiver<Order>,
+    shared: &Shared,
+    tell: &dyn Fn(CleanEvent),
+) -> Result<(), CleanResult> {
+    // A `Proceed` from before `Armed` answers nothing; an order to stop counts whenever it came.
+    while let Ok(order) = orders.try_recv() {
+        match order {
+            Order::Proceed => log::error!("cleaning {:?} was told to proceed before it was armed", job.id),
+            Order::LetGo(why) => return Err(CleanResult::Stale { why }),
+            Order::Cancel => return Err(CleanResult::Cancelled { done: from }),
+        }
+    }
+    shared.last_sign.store(WAITING, Ordering::Relaxed);
+    tell(CleanEvent::Armed { id: job.id });
+    let order = orders.recv_timeout(PATIENCE);
+    shared.sign();
+    match order {
+        Ok(Order::Proceed) => Ok(()),
+        Ok(Order::LetGo(why)) => Err(CleanResult::Stale { why }),
+        Ok(Order::Cancel) | Err(RecvTimeoutError::Disconnected) => Err(CleanResult::Cancelled { done: from }),
+        Err(RecvTimeoutError::Timeout) => {
+            Err(CleanResult::Stale { why: "nobody answered whether to go on".to_owned() })
+        }
+    }
 }
 
 fn not_opened(error: BlockError) -> CleanResult {
@@ -301,20 +322,23 @@ fn not_finished(ended: Ended) -> CleanResult {
     }
 }
 
-/// `Stale` and `InUse` promise that nothing was written: after the last byte they are a failure.
-fn after_writing(result: CleanResult) -> CleanResult {
+/// `Stale`, `InUse` and `NotBlank` promise that nothing was written: after the last byte they are a failure.
+pub(super) fn after_writing(result: CleanResult) -> CleanResult {
     match result {
         CleanResult::InUse { why } => CleanResult::Failed { error: format!("while it was cleaned: {why}") },
         CleanResult::Stale { why } => CleanResult::Failed { error: format!("while it was cleaned: {why}") },
+        CleanResult::NotBlank { found } => {
+            CleanResult::Failed { error: format!("while it was cleaned: {} came into it", found.join(", ")) }
+        }
         other => other,
     }
 }
 
-struct JobWatch<'a> {
-    job: &'a CleanJob,
-    shared: &'a Shared,
-    tell: &'a dyn Fn(CleanEvent),
-    total: u64,
+pub(super) struct JobWatch<'a> {
+    pub(super) job: &'a CleanJob,
+    pub(super) shared: &'a Shared,
+    pub(super) tell: &'a dyn Fn(CleanEvent),
+    pub(super) total: u64,
 }
 
 impl Watch for JobWatch<'_> {

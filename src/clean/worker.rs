@@ -347,7 +347,11 @@ mod tests {
     }
 
     fn trusting() -> Checks {
-        Checks { verify: Arc::new(|_, _, _| Ok(())), content: Arc::new(|_, _, _| Content::Blank) }
+        Checks {
+            verify: Arc::new(|_, _, _| Ok(())),
+            content: Arc::new(|_, _, _| Content::Blank),
+            verify_directory: Arc::new(|_, _, _| Ok(())),
+        }
     }
 
     fn is_zero(path: &PathBuf) -> bool {

@@ -60,13 +60,13 @@ pub(super) fn options(args: CleanArgs) -> Result<CleanOptions, UsageError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Invocation, parse};
+    use super::super::{Invocation, Surroundings, parse};
     use super::*;
     use std::ffi::OsString;
 
     fn parsed(arguments: &[&str]) -> Result<CleanOptions, String> {
         let all = ["local-pv-provisioner", "clean"].iter().chain(arguments).map(OsString::from);
-        match parse(all, true) {
+        match parse(all, &Surroundings { in_pod: true, ..Surroundings::default() }) {
             Ok(Invocation::Clean(options)) => Ok(options),
             Ok(other) => panic!("{other:?}"),
             Err(error) => Err(error.to_string()),

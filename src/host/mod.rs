@@ -12,3 +12,4 @@ pub(crate) mod made_up;
 pub mod mounts;
 pub mod number;
 pub mod sysfs;
+pub mod tree;

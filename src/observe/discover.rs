@@ -205,7 +205,7 @@ mod tests {
         }
         symlink("/nowhere", tree.root.join("vol/ssd-link")).unwrap();
         let look = |mount_dir: PathBuf, pattern: &str| {
-            let names = NamePattern(vec![pattern.to_owned()]);
+            let names = NamePattern::parse(pattern).unwrap();
             discover_volumes(&DiscoveryDir { class: "fast".to_owned(), host_dir: "/mnt".into(), mount_dir, names })
         };
         let dir = tree.root.join("vol");

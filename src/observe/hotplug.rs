@@ -345,7 +345,7 @@ mod tests {
             class: class.to_owned(),
             host_dir: "/mnt".into(),
             mount_dir: tree.root.join(class),
-            names: NamePattern(vec!["disk*".to_owned()]),
+            names: NamePattern::parse("disk*").unwrap(),
         };
         hotplug.watch(selection(&tree, "dev", "."), vec![directory("one"), directory("two"), directory("missing")]);
         calls.recv_timeout(SOON).unwrap();

@@ -420,7 +420,7 @@ mod tests {
 
         fn discover_volumes(&self, dir: &DiscoveryDir) -> Discovery {
             let paths = self.entries.get(&*dir.class).into_iter().flatten();
-            let error = dir.names.0.is_empty().then(|| DiscoverError::Missing { path: dir.mount_dir.clone() });
+            let error = (!dir.names.matches("x")).then(|| DiscoverError::Missing { path: dir.mount_dir.clone() });
             Discovery { paths: paths.map(|name| dir.mount_dir.join(name)).collect(), error }
         }
 
@@ -603,7 +603,7 @@ mod tests {
     }
 
     fn directory(class: &str, host_dir: &str, readable: bool) -> DiscoveryDir {
-        let names = NamePattern(readable.then(|| "*".to_owned()).into_iter().collect());
+        let names = if readable { NamePattern::parse("*").unwrap() } else { NamePattern::none() };
         let mount_dir = Path::new("/here").join(class);
         DiscoveryDir { class: class.to_owned(), host_dir: host_dir.into(), mount_dir, names }
     }

@@ -67,7 +67,7 @@ impl Bench {
     }
 
     fn directory(&self) -> DiscoveryDir {
-        let names = NamePattern(vec!["*".to_owned()]);
+        let names = NamePattern::parse("*").unwrap();
         DiscoveryDir { class: "fast".to_owned(), host_dir: HOST_DIR.into(), mount_dir: self.root.join("here"), names }
     }
 

@@ -5,6 +5,7 @@ mod agent;
 mod clean;
 mod cleaners;
 mod directories;
+mod directory;
 mod loops;
 mod observe;
 mod signature;
