@@ -27,7 +27,7 @@ pub fn provisioner_name(node: &str, uid: &str, node_name_only: bool) -> String {
 }
 
 /// Whether an annotation `pv.kubernetes.io/provisioned-by` names this node, with whatever UID it had, or with none.
-/// The Node `a-<something like a UID>` would be taken for `a`: compare the affinity too.
+/// A UID is a UUID here, as API servers give them; the Node `a-<UUID>` would be taken for `a`: compare the affinity too.
 pub fn is_provisioner_of(annotation: &str, node: &str) -> bool {
     match annotation.strip_prefix(PROVISIONER).and_then(|rest| rest.strip_prefix(node)) {
         Some("") => true,
