@@ -333,6 +333,13 @@ impl<'a> Ctx<'a> {
             let errors = view.errors.join("; ");
             self.notice(Reason::ConfigInvalid, format!("the config directory has errors, {goes_on}: {errors}"));
         }
+        if !view.refused.is_empty() {
+            let message = format!("classes that are not looked through: {}", view.refused.join("; "));
+            self.notice(Reason::ConfigInvalid, message);
+        }
+        for (class, why) in self.s.scan.iter().flat_map(|scan| &scan.unread) {
+            self.notice(Reason::DeviceDirUnreadable, format!("class {class}: {why}"));
+        }
         if !view.warnings.is_empty() {
             self.notice(Reason::ConfigWarning, format!("the config directory: {}", view.warnings.join("; ")));
         }

@@ -122,6 +122,8 @@ pub struct DiscoveryView {
     pub settings: Option<DiscoverySettings>,
     /// What is wrong with what lies there now: the last good settings go on.
     pub errors: Vec<String>,
+    /// What keeps single classes from being looked through.
+    pub refused: Vec<String>,
     /// Keys that mean nothing, and the like.
     pub warnings: Vec<String>,
 }
@@ -134,6 +136,8 @@ pub struct Scan {
     pub at: Duration,
     pub observations: BTreeMap<PathBuf, Observation>,
     pub error: Option<String>,
+    /// Classes whose discovery directory could not be read, with the reason.
+    pub unread: BTreeMap<String, String>,
 }
 
 /// How far the node's own memory can be believed (SAFETY section 3).

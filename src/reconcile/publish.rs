@@ -312,7 +312,10 @@ fn about_node(s: &Snapshot) -> Option<About> {
 /// Of every source that runs.
 fn settings_are_valid(s: &Snapshot) -> bool {
     let raw_device = s.settings == SettingsView::Off || s.settings().is_some();
-    let discovery = s.discovery.as_ref().is_none_or(|view| view.settings.is_some() && view.errors.is_empty());
+    let discovery = s
+        .discovery
+        .as_ref()
+        .is_none_or(|view| view.settings.is_some() && view.errors.is_empty() && view.refused.is_empty());
     raw_device && discovery
 }
 

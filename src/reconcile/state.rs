@@ -162,8 +162,9 @@ impl State {
         let Some(view) = &mut self.snapshot.discovery else { return };
         match read.map_err(|error| vec![error]).and_then(|files| parsed(&files)) {
             Ok(parsed) => {
-                *view =
-                    DiscoveryView { settings: Some(parsed.settings), errors: Vec::new(), warnings: parsed.warnings };
+                let (settings, warnings) = (Some(parsed.settings), parsed.warnings);
+                let refused = parsed.refused.iter().map(ToString::to_string).collect();
+                *view = DiscoveryView { settings, refused, errors: Vec::new(), warnings };
             }
             Err(errors) => view.errors = errors,
         }
@@ -311,7 +312,8 @@ impl State {
         if newest {
             let observations = report.observations.into_iter().map(|o| (o.path.clone(), o)).collect();
             let (generation, at) = (report.generation, self.snapshot.now);
-            self.snapshot.scan = Some(Scan { generation, at, observations, error: report.error });
+            self.snapshot.scan =
+                Some(Scan { generation, at, observations, error: report.error, unread: report.unread });
         }
     }
 

@@ -119,7 +119,8 @@ impl Scene {
             (path.clone(), Observation { path, discovered, selected: true, device: device.clone() })
         });
         let (generation, at) = (self.state.snapshot.turn, self.state.snapshot.now);
-        self.state.snapshot.scan = Some(Scan { generation, at, observations: observations.collect(), error: None });
+        self.state.snapshot.scan =
+            Some(Scan { generation, at, observations: observations.collect(), error: None, unread: BTreeMap::new() });
     }
 
     fn forgetful(mut self) -> Scene {

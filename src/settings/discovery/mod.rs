@@ -162,7 +162,8 @@ impl DiscoverySettings {
     pub fn directories(&self) -> Vec<DiscoveryDir> {
         let of = |(name, class): (&String, &Class)| DiscoveryDir {
             class: name.clone(),
-            host_dir: class.host_dir.clone(),
+            // As Go joins paths: what is written twice or for nothing is not part of a volume's path.
+            host_dir: class.host_dir.components().collect(),
             mount_dir: class.mount_dir.clone(),
             names: class.names.clone(),
         };
