@@ -50,7 +50,7 @@ impl Bench {
     fn write(&self, path: &str) {
         let path = self.path(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, path_text()).unwrap();
+        fs::write(path, "what a tenant wrote").unwrap();
     }
 
     fn mount(&mut self, args: &[&str], at: &str) {
@@ -103,10 +103,6 @@ impl Drop for Bench {
         self.loops.clear();
         let _ = fs::remove_dir_all(&self.dir);
     }
-}
-
-fn path_text() -> &'static str {
-    "what a tenant wrote"
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -209,9 +205,10 @@ fn volumes_of_every_filesystem_are_emptied_of_whatever_a_tenant_can_make() {
         run("mknod", &[&text("volume/disk"), "b", "7", "250"]);
         run("mkfifo", &[&text("volume/fifo")]);
         symlink(bench.path("outside"), bench.path("volume/out")).unwrap();
-        fs::set_permissions(bench.path("volume/a"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(bench.path("volume/a"), fs::Permissions::from_mode(0o000)).unwrap();
         let open = fs::File::open(bench.path("volume/many/17")).unwrap();
-        if kind != "tmpfs" || try_run("chattr", &["+i", &text("volume/null")]).status.success() {
+        // A tmpfs knows attributes since Linux 6.6.
+        if kind != "tmpfs" || try_run("chattr", &["+i", &text("volume/locked/file")]).status.success() {
             for (flag, path) in [("+i", "volume/locked/file"), ("+i", "volume/locked"), ("+a", "volume/growing/file")] {
                 run("chattr", &[flag, &text(path)]);
             }
@@ -474,9 +471,9 @@ fn whoever_swaps_moves_and_fills_all_the_time_gets_nothing_outside_removed() {
                 let _ = fs::write(dir.join(format!("x/y/{n}")), "");
             }
             let _ = fs::rename(&dir, &away);
-            let _ = symlink(if round % 2 == 0 { "../outside/deep" } else { "../../outside" }, &dir);
+            let _ = symlink(if round.is_multiple_of(2) { "../outside/deep" } else { "../../outside" }, &dir);
             let _ = symlink("../../outside/deep/1", away.join("x/link"));
-            if round % 3 == 0 {
+            if round.is_multiple_of(3) {
                 let _ = fs::remove_file(&dir);
                 let _ = fs::rename(&away, &dir);
             } else {

@@ -1,3 +1,5 @@
+//! Trees that tenants and attackers make, without root. What needs mounts is in `test/device`.
+
 use super::*;
 use crate::host::made_up::Tree as Scratch;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -110,7 +112,7 @@ fn a_tree_deeper_than_any_path_is_removed_with_few_descriptors() {
     chain_of(&bench.path("volume"), 10_000, &"d".repeat(100));
     let mut most = 0;
     let removed = bench.empty_while(DEPTH, |removed| {
-        if removed % 500 == 0 {
+        if removed.is_multiple_of(500) {
             most = most.max(fs::read_dir("/proc/self/fd").unwrap().count());
         }
     });

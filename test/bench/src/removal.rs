@@ -24,7 +24,7 @@ pub fn compare(root: &Path, files: usize) -> Result<Times> {
     let dir = root.join("removal");
     let mut times = Times { ours: f64::INFINITY, rm: f64::INFINITY };
     for round in 0..ROUNDS {
-        for ours in [round % 2 == 0, round % 2 != 0] {
+        for ours in [round.is_multiple_of(2), !round.is_multiple_of(2)] {
             fill(&dir, files)?;
             let begun = Instant::now();
             if ours {
@@ -47,7 +47,7 @@ pub fn compare(root: &Path, files: usize) -> Result<Times> {
 fn fill(dir: &Path, files: usize) -> Result<()> {
     for number in 0..files {
         let parent = dir.join((number / FILES_A_DIRECTORY).to_string());
-        if number % FILES_A_DIRECTORY == 0 {
+        if number.is_multiple_of(FILES_A_DIRECTORY) {
             fs::create_dir_all(&parent)?;
         }
         fs::write(parent.join(format!("file-{number}")), "a small file")?;
