@@ -88,7 +88,9 @@ fn released_elsewhere(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, m
         }
         Misplaced::Other(why) => raw_device::quarantine(ctx, entry, why),
         Misplaced::Waits(why) => {
-            ctx.say(entry, Word::Error, why);
+            let mut report = ctx.report(entry, Word::Error, why);
+            report.event = entry.discovered.is_some().then_some(Reason::VolumeFailedDelete);
+            ctx.push(report);
         }
         Misplaced::Unsure(index) => weak_after_reboot(ctx, entry, index),
     }

@@ -325,8 +325,12 @@ fn a_released_volume_that_is_not_mounted_is_neither_cleaned_nor_deleted() {
     scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
     let mut pv = scene.posted("u1", Phase::Available);
     scene.release(&mut pv);
-    let what = "a plain directory".to_owned();
-    scene.sees(&[("/mnt/fast/vol1", Err(ProbeError::NotADevice { what }))]);
+    let error = "nothing is mounted there".to_owned();
+    scene.sees(&[("/mnt/fast/vol1", Err(ProbeError::NotMounted { error }))]);
+    let report = scene.report("/mnt/fast/vol1");
+    assert_eq!((report.state, report.event), (Word::Error, Some(Reason::VolumeFailedDelete)));
+    // Nothing is there at all.
+    scene.sees(&[]);
     let report = scene.report("/mnt/fast/vol1");
     assert_eq!((report.state, report.event), (Word::Absent, Some(Reason::VolumeFailedDelete)));
     assert!(report.next.unwrap().contains("mount it again"));
