@@ -481,10 +481,14 @@ mod tests {
 
     #[test]
     fn the_rules_are_those_of_the_builders_and_no_others() {
-        let mut needed: Vec<Rbac> = every_request().iter().map(Request::rbac).collect();
+        assert_rules(&every_request(), all_rbac());
+    }
+
+    /// What the requests need is what is stated, each once.
+    pub(super) fn assert_rules(requests: &[Request], mut stated: Vec<Rbac>) {
+        let mut needed: Vec<Rbac> = requests.iter().map(Request::rbac).collect();
         needed.sort();
         needed.dedup();
-        let mut stated = all_rbac();
         stated.sort();
         assert_eq!(needed, stated);
     }

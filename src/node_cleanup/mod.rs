@@ -13,6 +13,7 @@ pub mod flags;
 pub mod lease;
 pub mod view;
 
+use crate::execute::pool::Pool;
 use crate::kube::client::{Client, ClientError, Timeouts, USER_AGENT};
 use crate::kube::config::{Config, ConfigError, pod_namespace};
 use crate::kube::request::{Resource, Target};
@@ -21,7 +22,6 @@ use crate::observe::cluster::{Handle, Watcher};
 use crate::record::{Note, Recorder, Speaker};
 use crate::serve::{Board, CleanupMetrics, ServeError, Server};
 use crate::signals;
-use act::Actors;
 use cache::Kept;
 use control::{Control, End, Event, Hands};
 use crossbeam_channel::{Sender, bounded};
@@ -83,7 +83,7 @@ pub fn run(options: CleanupOptions) -> Result<(), CleanupError> {
     }
     let options = Arc::new(options);
     let counted = metrics.clone();
-    let client = Client::new(&config, USER_AGENT, move |sample| counted.api_request(&sample))?;
+    let client = Client::new(&config, USER_AGENT, move |sample| counted.api.request(&sample))?;
     log::info!("version {}, API server {}", env!("CARGO_PKG_VERSION"), client.server());
 
     let identity = identity();
@@ -127,7 +127,7 @@ fn elect(
     let patience = election.timing.renew_deadline / 2;
     let timeouts = Timeouts { connect: patience, call: patience, ..Timeouts::default() };
     let counted = metrics.clone();
-    let client = Client::with_timeouts(config, USER_AGENT, timeouts, move |sample| counted.api_request(&sample))?;
+    let client = Client::with_timeouts(config, USER_AGENT, timeouts, move |sample| counted.api.request(&sample))?;
     log::info!("this replica is {identity}; who acts is told by the Lease {namespace}/{}", election.lease);
     let sink = move |event| drop(events.send(Event::Lead(event)));
     Elector::spawn(client, identity, namespace, election.lease.clone(), election.timing, lead, sink)
@@ -148,7 +148,7 @@ struct Threads {
     client: Client,
     metrics: Arc<CleanupMetrics>,
     events: Sender<Event>,
-    actors: Actors,
+    actors: Pool<Action>,
     recorder: Recorder,
     watchers: Vec<Handle>,
 }
@@ -167,8 +167,8 @@ impl Threads {
         let counted = metrics.clone();
         let speaker = Speaker { component: COMPONENT, host: identity.to_owned() };
         Ok(Threads {
-            actors: Actors::spawn(client, options.workers, lead, sink).map_err(CleanupError::Thread)?,
-            recorder: Recorder::spawn(client, speaker, move |reason| counted.event_written(reason))
+            actors: act::spawn(client, options.workers, lead, sink).map_err(CleanupError::Thread)?,
+            recorder: Recorder::spawn(client, speaker, move |reason| counted.api.event_written(reason))
                 .map_err(CleanupError::Thread)?,
             client: client.clone(),
             metrics: metrics.clone(),
@@ -185,7 +185,7 @@ impl Threads {
     ) -> std::io::Result<()> {
         let (events, metrics) = (self.events.clone(), self.metrics.clone());
         let sink = move |update| drop(events.send(wrap(update)));
-        let restarted = move || metrics.watch_restarted(resource);
+        let restarted = move || metrics.api.watch_restarted(resource);
         self.watchers.push(Watcher::spawn(name, &self.client, Target::every(resource), sink, restarted)?);
         Ok(())
     }

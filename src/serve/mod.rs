@@ -10,6 +10,7 @@ mod listen;
 pub mod metrics;
 mod process;
 
+pub use api_metrics::ApiMetrics;
 pub use cleanup_metrics::CleanupMetrics;
 pub use health::{BEAT_EVERY, Board};
 pub use listen::Address;
