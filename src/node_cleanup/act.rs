@@ -7,7 +7,7 @@
 use super::affinity::Reach;
 use super::decide::Action;
 use super::lease::Lead;
-use super::view::{Claim, Volume, split};
+use super::view::{Claim, Seen, Volume, split};
 use crate::execute::pool::Pool;
 use crate::kube::client::Client;
 use crate::kube::error::ApiError;
@@ -94,7 +94,7 @@ fn annotate(claim: &Claim, value: &Value) -> Request {
 
 /// The volume is the one that was decided on, bound to the same claim and reached from the same nodes.
 fn still_bound(client: &Client, volume: &Volume) -> Result<(), NotDone> {
-    let live = client.call::<Volume>(&get_persistent_volume(&volume.name))?;
+    let live = Volume::from(client.call::<Seen>(&get_persistent_volume(&volume.name))?);
     let same = live.uid == volume.uid
         && live.claim == volume.claim
         && live.class == volume.class

@@ -1,23 +1,18 @@
 //! The objects of one kind as the watch last said they are, and whether that can be believed now. Pure.
 
-use super::view::{Claim, NodeName, Volume};
-use crate::kube::objects::Object;
+use super::view::{Claim, NodeName, Seen, Volume};
 use crate::kube::watch::WatchUpdate;
 use std::collections::BTreeMap;
 
-/// What a cache needs of an object.
-pub trait Kept: Object {
+/// What a cache needs of an object. Of a Node only the names are kept, so that a cluster's heartbeats change nothing and
+/// cost no decision.
+pub trait Kept: From<Seen> + PartialEq + 'static {
     fn key(&self) -> &str;
-    /// No decision can tell the two apart.
-    fn same(&self, other: &Self) -> bool;
 }
 
 impl Kept for Volume {
     fn key(&self) -> &str {
         &self.name
-    }
-    fn same(&self, other: &Self) -> bool {
-        self == other
     }
 }
 
@@ -25,18 +20,11 @@ impl Kept for Claim {
     fn key(&self) -> &str {
         &self.key
     }
-    fn same(&self, other: &Self) -> bool {
-        self == other
-    }
 }
 
 impl Kept for NodeName {
     fn key(&self) -> &str {
         &self.name
-    }
-    /// A Node changes all the time, its names do not: a cluster's heartbeats must not cost a decision each.
-    fn same(&self, other: &Self) -> bool {
-        self.name == other.name && self.hostname == other.hostname
     }
 }
 
@@ -64,7 +52,7 @@ impl<T: Kept> Cache<T> {
             }
             WatchUpdate::Applied(object) if keep(&object) => match self.objects.get_mut(object.key()) {
                 Some(old) => {
-                    let changed = !old.same(&object);
+                    let changed = *old != object;
                     *old = object;
                     changed
                 }
@@ -100,8 +88,8 @@ impl<T: Kept> Cache<T> {
 mod tests {
     use super::*;
 
-    fn node(name: &str, version: &str, hostname: Option<&str>) -> NodeName {
-        NodeName { name: name.into(), resource_version: version.into(), hostname: hostname.map(Box::from) }
+    fn node(name: &str, hostname: Option<&str>) -> NodeName {
+        NodeName { name: name.into(), hostname: hostname.map(Box::from) }
     }
 
     #[test]
@@ -110,7 +98,7 @@ mod tests {
         assert!(nodes.awaited().is_some());
         nodes.apply(WatchUpdate::Unsynced { reason: "forbidden".to_owned() }, |_| true);
         assert_eq!(nodes.awaited(), Some("forbidden"));
-        nodes.apply(WatchUpdate::Replaced(vec![node("n1", "1", None)]), |_| true);
+        nodes.apply(WatchUpdate::Replaced(vec![node("n1", None)]), |_| true);
         assert_eq!(nodes.awaited(), None);
         nodes.apply(WatchUpdate::Unsynced { reason: "cut".to_owned() }, |_| true);
         assert_eq!(nodes.awaited(), Some("cut"));
@@ -121,20 +109,20 @@ mod tests {
     #[test]
     fn a_heartbeat_changes_nothing_and_a_new_hostname_does() {
         let mut nodes = Cache::<NodeName>::default();
-        nodes.apply(WatchUpdate::Replaced(vec![node("n1", "1", None)]), |_| true);
-        assert!(!nodes.apply(WatchUpdate::Applied(node("n1", "2", None)), |_| true));
-        assert!(nodes.apply(WatchUpdate::Applied(node("n1", "3", Some("h"))), |_| true));
-        assert!(nodes.apply(WatchUpdate::Deleted(node("n1", "4", Some("h"))), |_| true));
-        assert!(!nodes.apply(WatchUpdate::Deleted(node("n1", "4", Some("h"))), |_| true));
+        nodes.apply(WatchUpdate::Replaced(vec![node("n1", None)]), |_| true);
+        assert!(!nodes.apply(WatchUpdate::Applied(node("n1", None)), |_| true));
+        assert!(nodes.apply(WatchUpdate::Applied(node("n1", Some("h"))), |_| true));
+        assert!(nodes.apply(WatchUpdate::Deleted(node("n1", Some("h"))), |_| true));
+        assert!(!nodes.apply(WatchUpdate::Deleted(node("n1", Some("h"))), |_| true));
     }
 
     #[test]
     fn what_is_not_wanted_any_more_is_forgotten() {
         let mut nodes = Cache::<NodeName>::default();
         let with_hostname = |node: &NodeName| node.hostname.is_some();
-        nodes.apply(WatchUpdate::Replaced(vec![node("n1", "1", None), node("n2", "1", Some("h"))]), with_hostname);
+        nodes.apply(WatchUpdate::Replaced(vec![node("n1", None), node("n2", Some("h"))]), with_hostname);
         assert_eq!(nodes.values().count(), 1);
-        assert!(nodes.apply(WatchUpdate::Applied(node("n2", "2", None)), with_hostname));
+        assert!(nodes.apply(WatchUpdate::Applied(node("n2", None)), with_hostname));
         assert_eq!(nodes.values().count(), 0);
     }
 }

@@ -22,7 +22,6 @@ use crate::observe::cluster::{Handle, Watcher};
 use crate::record::{Note, Recorder, Speaker};
 use crate::serve::{Board, CleanupMetrics, ServeError, Server};
 use crate::signals;
-use cache::Kept;
 use control::{Control, End, Event, Hands};
 use crossbeam_channel::{Sender, bounded};
 use decide::Action;
@@ -31,6 +30,7 @@ use lease::{Elector, Lead, LeadEvent};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
+use view::Seen;
 
 /// Events on their way to the loop. A full channel makes the watchers wait, and with them the API server.
 const EVENTS: usize = 128;
@@ -87,7 +87,7 @@ pub fn run(options: CleanupOptions) -> Result<(), CleanupError> {
     log::info!("version {}, API server {}", env!("CARGO_PKG_VERSION"), client.server());
 
     let identity = identity();
-    let lead = Arc::new(if options.election.is_some() { Lead::new() } else { Lead::for_ever() });
+    let lead = Arc::new(if options.election.is_some() { Lead::idle() } else { Lead::for_ever() });
     let threads = Threads::spawn(&options, &client, &metrics, &lead, &identity, &events)?;
     let elector = match &options.election {
         Some(election) => Some(elect(election, identity, &config, &metrics, lead, events)?),
@@ -177,11 +177,11 @@ impl Threads {
         })
     }
 
-    fn watch_all<T: Kept>(
+    fn watch_all(
         &mut self,
         name: &str,
         resource: Resource,
-        wrap: fn(WatchUpdate<T>) -> Event,
+        wrap: fn(WatchUpdate<Seen>) -> Event,
     ) -> std::io::Result<()> {
         let (events, metrics) = (self.events.clone(), self.metrics.clone());
         let sink = move |update| drop(events.send(wrap(update)));
@@ -202,9 +202,9 @@ impl Threads {
 
 impl Hands for Threads {
     fn watch(&mut self) -> std::io::Result<()> {
-        self.watch_all("watch-node", Resource::Nodes, Event::Nodes)?;
-        self.watch_all("watch-pv", Resource::PersistentVolumes, Event::Volumes)?;
-        self.watch_all("watch-pvc", Resource::PersistentVolumeClaims, Event::Claims)
+        self.watch_all("watch-node", Resource::Nodes, |update| Event::Nodes(update.map(Into::into)))?;
+        self.watch_all("watch-pv", Resource::PersistentVolumes, |update| Event::Volumes(update.map(Into::into)))?;
+        self.watch_all("watch-pvc", Resource::PersistentVolumeClaims, |update| Event::Claims(update.map(Into::into)))
     }
 
     fn act(&self, action: Action) {

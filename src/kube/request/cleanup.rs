@@ -34,7 +34,7 @@ pub fn get_lease(namespace: &str, name: &str) -> Request {
 
 /// RBAC: `create` of `leases` in the namespace.
 pub fn create_lease(namespace: &str, name: &str, spec: &LeaseSpec) -> Request {
-    let lease = typed(Resource::Leases, "Lease", json!({"metadata": {"name": name}, "spec": spec}));
+    let lease = typed(Resource::Leases, json!({"metadata": {"name": name}, "spec": spec}));
     Request::named(Verb::Create, Resource::Leases, name)
         .in_namespace(namespace)
         .expecting("Lease")
