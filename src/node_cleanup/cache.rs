@@ -2,7 +2,6 @@
 
 use super::view::{Claim, NodeName, Seen, Volume};
 use crate::kube::watch::WatchUpdate;
-use std::collections::BTreeMap;
 
 /// What a cache needs of an object. Of a Node only the names are kept, so that a cluster's heartbeats change nothing and
 /// cost no decision.
@@ -28,16 +27,17 @@ impl Kept for NodeName {
     }
 }
 
+/// One sorted vector: it is filled once from a list that comes sorted, and a tree's code is larger than this room.
 #[derive(Debug)]
 pub struct Cache<T> {
-    objects: BTreeMap<Box<str>, T>,
+    objects: Vec<T>,
     /// Why it is not to be believed.
     awaited: Option<String>,
 }
 
 impl<T: Kept> Default for Cache<T> {
     fn default() -> Self {
-        Cache { objects: BTreeMap::new(), awaited: Some("not read yet".to_owned()) }
+        Cache { objects: Vec::new(), awaited: Some("not read yet".to_owned()) }
     }
 }
 
@@ -46,19 +46,18 @@ impl<T: Kept> Cache<T> {
     pub fn apply(&mut self, update: WatchUpdate<T>, keep: impl Fn(&T) -> bool) -> bool {
         match update {
             WatchUpdate::Replaced(all) => {
-                self.objects = all.into_iter().filter(keep).map(|object| (Box::from(object.key()), object)).collect();
+                self.objects = Vec::new();
+                for object in all.into_iter().filter(keep) {
+                    self.put(object);
+                }
+                self.objects.shrink_to_fit();
                 self.awaited = None;
                 true
             }
-            WatchUpdate::Applied(object) if keep(&object) => match self.objects.get_mut(object.key()) {
-                Some(old) => {
-                    let changed = *old != object;
-                    *old = object;
-                    changed
-                }
-                None => self.objects.insert(Box::from(object.key()), object).is_none(),
-            },
-            WatchUpdate::Applied(object) | WatchUpdate::Deleted(object) => self.objects.remove(object.key()).is_some(),
+            WatchUpdate::Applied(object) if keep(&object) => self.put(object),
+            WatchUpdate::Applied(object) | WatchUpdate::Deleted(object) => {
+                self.place(object.key()).map(|at| self.objects.remove(at)).is_ok()
+            }
             WatchUpdate::Unsynced { reason } => {
                 self.awaited = Some(reason);
                 true
@@ -71,16 +70,36 @@ impl<T: Kept> Cache<T> {
     }
 
     pub fn get(&self, key: &str) -> Option<&T> {
-        self.objects.get(key)
+        self.place(key).ok().and_then(|at| self.objects.get(at))
     }
 
+    /// In the order of their keys.
     pub fn values(&self) -> impl Iterator<Item = &T> {
-        self.objects.values()
+        self.objects.iter()
     }
 
     /// Why it is not to be believed; `None`: it is.
     pub fn awaited(&self) -> Option<&str> {
         self.awaited.as_deref()
+    }
+
+    /// Whether it was another one, or none.
+    fn put(&mut self, object: T) -> bool {
+        match self.place(object.key()) {
+            Ok(at) if self.objects[at] == object => false,
+            Ok(at) => {
+                self.objects[at] = object;
+                true
+            }
+            Err(at) => {
+                self.objects.insert(at, object);
+                true
+            }
+        }
+    }
+
+    fn place(&self, key: &str) -> Result<usize, usize> {
+        self.objects.binary_search_by(|object| object.key().cmp(key))
     }
 }
 
