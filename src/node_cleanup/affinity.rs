@@ -22,13 +22,13 @@ pub fn reach(affinity: Option<&VolumeNodeAffinity>) -> Reach {
         affinity.and_then(|a| a.required.as_ref()).map(|r| r.node_selector_terms.as_slice()).unwrap_or_default();
     let mut nodes: Vec<Box<str>> = Vec::new();
     for term in terms.iter().filter(|term| !selects_nothing(term)) {
-        match hostnames(term) {
-            Some(names) => {
-                let new: Vec<Box<str>> =
-                    names.into_iter().filter(|n| !nodes.iter().any(|o| **o == **n)).map(Box::from).collect();
-                nodes.extend(new);
+        let Some(names) = hostnames(term) else {
+            return Reach::Unknown("a term of its node affinity names no hostname");
+        };
+        for name in names {
+            if !nodes.iter().any(|node| **node == *name) {
+                nodes.push(name.into());
             }
-            None => return Reach::Unknown("a term of its node affinity names no hostname"),
         }
     }
     if nodes.is_empty() {
