@@ -60,17 +60,17 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
         // The live read before the first byte sees the PV; the entry is free again when the worker has let go.
         return;
     }
-    let state = if discovery::is_to_be_cleaned(pv) {
+    let state = if discovery::is_to_be_cleaned(pv, None) {
         match release_is_believed(ctx, pv, index) {
             Verdict::Wait(why) => return leave(ctx, pv, Word::Waiting, why),
-            Verdict::Believed => in_service::state_of(pv),
+            Verdict::Believed => in_service::state_of(pv, None),
             Verdict::Quarantine(why) => {
                 let reference = memory::PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
                 State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference) }
             }
         }
     } else {
-        in_service::state_of(pv)
+        in_service::state_of(pv, None)
     };
     match replaced {
         Some(entry) => {

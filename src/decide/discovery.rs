@@ -28,9 +28,10 @@ pub fn is_discovered(pv: &PersistentVolume) -> bool {
 }
 
 /// R, as far as the PV itself says: Released, and cleaning it is ours to do. On raw devices `Retain` only keeps Kubernetes'
-/// own hands off; here it means what it says.
-pub fn is_to_be_cleaned(pv: &PersistentVolume) -> bool {
-    pv.status.phase == Phase::Released && (!is_discovered(pv) || policy(pv) == "Delete")
+/// own hands off; here it means what it says, also when the PV has lost the annotation and only the ledger's entry knows.
+pub fn is_to_be_cleaned(pv: &PersistentVolume, entry: Option<&Entry>) -> bool {
+    let discovered = is_discovered(pv) || entry.is_some_and(|entry| entry.discovered.is_some());
+    pv.status.phase == Phase::Released && (!discovered || policy(pv) == "Delete")
 }
 
 /// The API server's default is `Retain`.
@@ -135,8 +136,8 @@ pub(super) fn new_volume(
 }
 
 /// Says of a Released volume that is not cleaned why not, and what a person can do.
-pub(super) fn retained(pv: &PersistentVolume, mut report: Report) -> Report {
-    if pv.status.phase != Phase::Released || is_to_be_cleaned(pv) {
+pub(super) fn retained(pv: &PersistentVolume, entry: &Entry, mut report: Report) -> Report {
+    if pv.status.phase != Phase::Released || is_to_be_cleaned(pv, Some(entry)) {
         return report;
     }
     let name = &pv.metadata.name;

@@ -79,6 +79,7 @@ impl Resource {
             Resource::ConfigMaps => "ConfigMap",
             Resource::Events => "Event",
             Resource::Leases => "Lease",
+            Resource::StorageClasses => "StorageClass",
         }
     }
 

@@ -260,7 +260,12 @@ impl State {
         }
         let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
         let deleted = pv.metadata.deletion_timestamp.is_some();
-        let released = is_to_be_cleaned(pv);
+        let entry = self
+            .snapshot
+            .entries
+            .values()
+            .find(|entry| entry.state.pv().is_some_and(|known| known.uid == pv.metadata.uid));
+        let released = is_to_be_cleaned(pv, entry);
         let vanished = Vanished { name: pv.metadata.name.clone(), released, deleted, offer_id };
         self.snapshot.vanished.insert(pv.metadata.uid.clone(), vanished);
     }

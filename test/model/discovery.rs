@@ -371,6 +371,35 @@ fn a_volume_with_retain_is_left_alone_and_quarantined_when_its_object_is_deleted
     scene.posted("u2", Phase::Available);
 }
 
+/// A person may take the annotation away that says where the volume comes from: the ledger knows.
+#[test]
+fn retain_holds_also_for_a_volume_that_lost_its_annotation() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    pv.spec.persistent_volume_reclaim_policy = Some("Retain".to_owned());
+    pv.metadata.annotations.remove(names::PROVISIONED_BY_ANNOTATION);
+    scene.release(&mut pv);
+    scene.does_nothing();
+    scene.gone(&pv);
+    let Action::LookForPv { .. } = scene.deed() else { panic!("it is cleaned") };
+}
+
+#[test]
+fn a_policy_that_becomes_retain_before_the_first_byte_stops_the_cleaning() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    scene.release(&mut pv);
+    let Action::StartCleaning { job, .. } = scene.deed() else { panic!() };
+    scene.hears(Event::Clean(CleanEvent::Armed { id: job.id }));
+    let Action::ReadLive { entry, .. } = scene.deed() else { panic!() };
+    pv.spec.persistent_volume_reclaim_policy = Some("Retain".to_owned());
+    let answer = Ok(vec![Some(Box::new(pv))]);
+    scene.hears(Event::Outcome(Answer::Live { entry, job: job.id, answer }));
+    let Action::LetGo { .. } = scene.deed() else { panic!("it is written") };
+}
+
 #[test]
 fn a_released_volume_that_a_person_deletes_is_cleaned_before_it_is_offered_again() {
     let mut scene = Scene::new();
