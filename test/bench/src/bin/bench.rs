@@ -5,7 +5,7 @@ use bench::agent::{self, Agent, Place};
 use bench::client::{Client, Result};
 use bench::devices::Devices;
 use bench::volumes::{self, Watched};
-use bench::wipes::{self, Ground, Target};
+use bench::wipes::{Ground, Target, Wipe};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -334,12 +334,17 @@ impl Bench {
         for (ground, name) in [(Ground::Disk, "that punches holes"), (Ground::Memory, "in memory that has no offload")]
         {
             let target = Target::new(&dir, ground, size)?;
-            let zero = target.time(rounds, &wipes::ours(&program, &["zero"]), true)?;
-            let blkdiscard = target.time(rounds, &wipes::blkdiscard, true)?;
-            let dd = target.time(rounds, &wipes::dd, false)?;
-            let shred = target.time(rounds, &wipes::ours(&program, &["shred", "1"]), true)?;
-            let plain = target.time(rounds, &wipes::shred(false), true)?;
-            let with_zeros = target.time(rounds, &wipes::shred(true), true)?;
+            let [zero, blkdiscard, dd, shred, plain, with_zeros] = target.times(
+                rounds,
+                [
+                    &Wipe::ours(&program, &["zero"]),
+                    &Wipe::tool("blkdiscard", &["-f", "-z"]),
+                    &Wipe::dd(),
+                    &Wipe::ours(&program, &["shred", "1"]),
+                    &Wipe::tool("shred", &["-f", "-n", "1"]),
+                    &Wipe::tool("shred", &["-f", "-n", "1", "-z"]),
+                ],
+            )?;
             self.row(
                 format!("full zero of a loop device {name}: `blkdiscard -z` / `dd bs=8096` takes"),
                 "1",
@@ -347,7 +352,7 @@ impl Bench {
                 format!("{:.2} / {:.2} times as long", blkdiscard / zero, dd / zero),
             );
             self.row(
-                format!("shred, one pass and one of zeros, on it: `shred -n 1` / `shred -n 1 -z` takes"),
+                format!("shred 1 of a loop device {name}: `shred -n 1` / `shred -n 1 -z` takes"),
                 "1",
                 "at least 2",
                 format!("{:.2} / {:.2} times as long", plain / shred, with_zeros / shred),
