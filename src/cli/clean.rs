@@ -21,7 +21,7 @@ The device is opened exclusively and refused while anything uses it. Exit codes:
 #[derive(Debug, Args)]
 pub(super) struct CleanArgs {
     /// How to clean, and for some methods how often
-    #[arg(value_name = "METHOD [N]", num_args = 1..)]
+    #[arg(value_name = "METHOD [N]", num_args = 0.., required = false)]
     method: Vec<String>,
     /// The block device
     #[arg(long, env = "LOCAL_PV_BLKDEVICE", value_name = "PATH", default_value = "", hide_default_value = true)]
