@@ -1,10 +1,20 @@
 //! Flags with environment fallback → [`Options`]. Needs no cluster; refuses to guess: a missing or bad value is one
 //! line that names the flag and the variable.
 
-use crate::model::duration;
+mod clean;
+mod go_flags;
+mod sources;
+
+pub use clean::CleanOptions;
+pub use sources::{DiscoveryOptions, Surroundings};
+
+use crate::model::{duration, quantity};
+use crate::node_cleanup::flags::{self, CleanupOptions};
 use crate::serve::Address;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use go_flags::Klog;
 use log::LevelFilter;
+use sources::{DiscoveryArgs, Sources};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,6 +33,11 @@ enum Command {
     Run(RunArgs),
     /// Show what would be done with each device, and why; write nothing anywhere
     Plan(PlanArgs),
+    /// For the whole cluster: delete the claims and volumes of nodes that are gone
+    NodeCleanup(flags::Args),
+    /// Clean one device by a built-in method: what cleanup Jobs run
+    #[command(after_help = clean::AFTER_HELP)]
+    Clean(clean::CleanArgs),
 }
 
 const AFTER_HELP: &str = "\
@@ -41,7 +56,12 @@ local-pv-provisioner.cybozu.io/pv-spec-configmap names it, else --default-pv-spe
     cleaning: quick                   # default; zero, discard
     weakIdentity: approve             # default; trust
 
+With --sources discovery-dir, or under the name local-provisioner, volumes come from the discovery directories that
+--config-dir tells of, as with the sig-storage local static provisioner. Its flags may have one dash, klog's are
+accepted, and its variables are read: MY_NODE_NAME, MY_NAMESPACE, JOB_CONTAINER_IMAGE.
+
 To see what would happen, and why:  local-pv-provisioner plan --help
+To clean up after nodes that are gone, once for the cluster:  local-pv-provisioner node-cleanup --help
 
 Exit codes: 0 after SIGTERM or SIGINT, 1 if it could not start or a part of it failed, 2 for bad flags.";
 
@@ -69,9 +89,12 @@ struct NodeArgs {
     /// written without approval
     #[arg(long, env = "LP_STATE_DIR", value_name = "DIR", default_value = "/var/lib/local-pv-provisioner")]
     state_dir: String,
-    /// Where volumes come from
-    #[arg(long, env = "LP_SOURCES", value_name = "LIST", default_value = "raw-device")]
-    sources: String,
+    /// Where volumes come from: raw-device, discovery-dir, or both with a comma between; else what the program's
+    /// name and MY_NODE_NAME say, else raw-device
+    #[arg(long, env = "LP_SOURCES", value_name = "LIST")]
+    sources: Option<String>,
+    #[command(flatten)]
+    discovery: DiscoveryArgs,
     /// Let regular files stand in for devices: to try it out, and for tests without root; refused in a pod
     #[arg(long, env = "LP_ALLOW_REGULAR_FILES", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true")]
@@ -90,8 +113,17 @@ struct RunArgs {
     #[command(flatten)]
     node: NodeArgs,
     /// Where /metrics, /healthz, /readyz and /status are served; an empty host means all addresses
-    #[arg(long, env = "LP_METRICS_ADDR", value_name = "HOST:PORT", default_value = ":8080")]
+    #[arg(
+        long,
+        env = "LP_METRICS_ADDR",
+        value_name = "HOST:PORT",
+        default_value = ":8080",
+        visible_alias = "listen-address"
+    )]
     metrics_addr: String,
+    /// The path of the metrics
+    #[arg(long, env = "LP_METRICS_PATH", value_name = "PATH", default_value = "/metrics")]
+    metrics_path: String,
     /// How often devices are looked at when nothing announces a change
     #[arg(long, env = "LP_POLLING_INTERVAL", value_name = "DURATION", default_value = "5m")]
     polling_interval: String,
@@ -101,6 +133,9 @@ struct RunArgs {
     /// Devices that are cleaned at the same time
     #[arg(long, env = "LP_CLEAN_WORKERS", value_name = "NUMBER", default_value = "8")]
     clean_workers: String,
+    /// How much all cleanings of the node may write in a second, as 100Mi; empty or 0: no limit
+    #[arg(long, env = "LP_CLEAN_BANDWIDTH", value_name = "QUANTITY", default_value = "", hide_default_value = true)]
+    clean_bandwidth: String,
 }
 
 #[derive(Debug, Args)]
@@ -120,6 +155,8 @@ struct PlanArgs {
 pub enum Invocation {
     Run(RunOptions),
     Plan(PlanOptions),
+    NodeCleanup(CleanupOptions),
+    Clean(CleanOptions),
     /// `--help`, `--version`: print this and exit with 0.
     Print(String),
 }
@@ -127,24 +164,44 @@ pub enum Invocation {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeOptions {
     pub node_name: String,
+    /// Of the PV spec ConfigMaps; may be empty where raw devices are no source.
     pub namespace: String,
     pub default_configmap: Option<String>,
     pub kubeconfig: Option<PathBuf>,
     pub state_dir: Option<PathBuf>,
+    /// Raw devices are a source.
+    pub raw_device: bool,
+    /// Discovery directories are a source. One of the two is, at least.
+    pub discovery: Option<DiscoveryOptions>,
     /// This is a pod of a cluster.
     pub in_pod: bool,
     pub allow_regular_files: bool,
     pub development: bool,
     pub log_level: LevelFilter,
+    /// To be logged as soon as there is a log.
+    pub warnings: Vec<String>,
+}
+
+impl NodeOptions {
+    /// For the state that the loop owns.
+    pub fn sources(&self) -> crate::reconcile::state::Sources {
+        crate::reconcile::state::Sources {
+            raw_device: self.raw_device.then(|| self.default_configmap.clone()),
+            discovery_dir: self.discovery.is_some(),
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunOptions {
     pub node: NodeOptions,
     pub metrics_addr: String,
+    pub metrics_path: String,
     pub polling_interval: Duration,
     pub cleanup_interval: Duration,
     pub clean_workers: usize,
+    /// Bytes a second.
+    pub clean_bandwidth: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -172,25 +229,53 @@ const WORKERS_MAX: usize = 64;
 /// Below a second a poll is a busy loop.
 const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Reads the command line. `in_pod`: whether this is a pod of a cluster, where files must not stand in for devices.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>, in_pod: bool) -> Result<Invocation, UsageError> {
+/// Reads the command line.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>, around: &Surroundings) -> Result<Invocation, UsageError> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     if arguments.is_empty() {
         arguments.push("local-pv-provisioner".into());
     }
-    // The original has no subcommands: flags alone mean `run`, and so does `--help`.
+    // The originals have no subcommands: flags alone mean `run`, and so does `--help`.
     let bare = arguments.get(1).is_none_or(|first| first.to_string_lossy().starts_with('-'));
     let version = arguments.get(1).is_some_and(|first| first == "--version" || first == "-V");
     if bare && !version {
         arguments.insert(1, "run".into());
     }
+    let named = sources::is_its_name(&arguments[0]);
+    let mut klog = Klog::default();
+    if arguments[1] == "run" || arguments[1] == "plan" {
+        (arguments, klog) = go_flags::normalise(arguments, is_long_flag)?;
+    }
+    let found = Found { around, klog, named };
     let matched = Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     match matched {
-        Ok(Cli { command: Command::Run(args) }) => run_options(args, in_pod).map(Invocation::Run),
-        Ok(Cli { command: Command::Plan(args) }) => plan_options(args, in_pod).map(Invocation::Plan),
+        Ok(Cli { command: Command::Run(args) }) => run_options(args, &found).map(Invocation::Run),
+        Ok(Cli { command: Command::Plan(args) }) => plan_options(args, &found).map(Invocation::Plan),
+        Ok(Cli { command: Command::NodeCleanup(args) }) => {
+            args.options().map(Invocation::NodeCleanup).map_err(UsageError)
+        }
+        Ok(Cli { command: Command::Clean(args) }) => clean::options(args).map(Invocation::Clean),
         Err(error) if !error.use_stderr() => Ok(Invocation::Print(error.render().to_string())),
         Err(error) => Err(UsageError(first_line(&error.render().to_string()))),
     }
+}
+
+/// What the options of a node depend on beside its arguments.
+struct Found<'a> {
+    around: &'a Surroundings,
+    klog: Klog,
+    /// The program was started as the sig-storage provisioner.
+    named: bool,
+}
+
+/// Of any subcommand; clap adds the two itself.
+fn is_long_flag(name: &str) -> bool {
+    let of = |command: &clap::Command| {
+        command.get_arguments().any(|argument| {
+            argument.get_long() == Some(name) || argument.get_all_aliases().is_some_and(|all| all.contains(&name))
+        })
+    };
+    ["help", "version"].contains(&name) || Cli::command().get_subcommands().any(of)
 }
 
 fn first_line(text: &str) -> String {
@@ -203,14 +288,17 @@ fn bad(flag: &str, problem: impl std::fmt::Display) -> UsageError {
     UsageError(format!("--{flag} (LP_{variable}): {problem}"))
 }
 
-fn run_options(args: RunArgs, in_pod: bool) -> Result<RunOptions, UsageError> {
-    let node = node_options(args.node, in_pod, true)?;
+fn run_options(args: RunArgs, found: &Found) -> Result<RunOptions, UsageError> {
+    let node = node_options(args.node, found, true)?;
     let interval = |flag: &str, text: &str| match duration::parse(text) {
         Ok(interval) if interval >= SHORTEST_INTERVAL => Ok(interval),
         Ok(_) => Err(bad(flag, format!("\"{text}\" is shorter than a second"))),
         Err(problem) => Err(bad(flag, problem)),
     };
     Address::parse(&args.metrics_addr).map_err(|error| bad("metrics-addr", error))?;
+    if !args.metrics_path.starts_with('/') || args.metrics_path.contains(['?', '#', ' ']) {
+        return Err(bad("metrics-path", format!("\"{}\" is no path that starts with /", args.metrics_path)));
+    }
     let clean_workers = args.clean_workers.parse().ok().filter(|n| (1..=WORKERS_MAX).contains(n));
     Ok(RunOptions {
         node,
@@ -219,11 +307,13 @@ fn run_options(args: RunArgs, in_pod: bool) -> Result<RunOptions, UsageError> {
         clean_workers: clean_workers.ok_or_else(|| {
             bad("clean-workers", format!("\"{}\" is no number from 1 to {WORKERS_MAX}", args.clean_workers))
         })?,
+        clean_bandwidth: bandwidth(&args.clean_bandwidth)?,
         metrics_addr: args.metrics_addr,
+        metrics_path: args.metrics_path,
     })
 }
 
-fn plan_options(args: PlanArgs, in_pod: bool) -> Result<PlanOptions, UsageError> {
+fn plan_options(args: PlanArgs, found: &Found) -> Result<PlanOptions, UsageError> {
     let output = match args.output.as_str() {
         "table" => Output::Table,
         "status" => Output::Status,
@@ -238,28 +328,40 @@ fn plan_options(args: PlanArgs, in_pod: bool) -> Result<PlanOptions, UsageError>
             .and_then(|name| name.into_string().ok())
             .ok_or_else(|| bad("node-name", "the hostname is no text; give a name"))?;
     }
-    let node = node_options(given, in_pod, args.pv_spec.is_none())?;
+    let node = node_options(given, found, args.pv_spec.is_none())?;
     Ok(PlanOptions { node, pv_spec: args.pv_spec, output })
 }
 
-fn node_options(args: NodeArgs, in_pod: bool, with_cluster: bool) -> Result<NodeOptions, UsageError> {
-    if args.node_name.is_empty() {
-        return Err(bad("node-name", "required: the name of the Node on which this runs"));
+fn node_options(args: NodeArgs, found: &Found, with_cluster: bool) -> Result<NodeOptions, UsageError> {
+    let Found { around, klog, named } = found;
+    let Surroundings { in_pod, my_node_name, .. } = around;
+    let its_variable = my_node_name.as_ref().filter(|_| args.node_name.is_empty());
+    let sources = Sources::choose(args.sources.as_deref(), *named || its_variable.is_some())?;
+    let node_name = match its_variable.filter(|_| sources.discovery_dir) {
+        Some(name) => name.clone(),
+        None => args.node_name,
+    };
+    if node_name.is_empty() {
+        let or = if sources.discovery_dir { "; MY_NODE_NAME says it too" } else { "" };
+        return Err(bad("node-name", format!("required: the name of the Node on which this runs{or}")));
     }
-    if with_cluster && args.namespace_name.is_empty() {
+    if with_cluster && sources.raw_device && args.namespace_name.is_empty() {
         return Err(bad("namespace-name", "required: the namespace of the PV spec ConfigMaps"));
     }
-    for source in args.sources.split(',').map(str::trim) {
-        if source != "raw-device" {
-            return Err(bad("sources", format!("\"{source}\" is no source of this version; there is: raw-device")));
-        }
-    }
+    let mut warnings = Vec::new();
+    let discovery = if sources.discovery_dir {
+        warnings.extend(klog.warning());
+        Some(sources::discovery_options(args.discovery, &args.namespace_name, around, &mut warnings)?)
+    } else {
+        klog.refuse()?;
+        None
+    };
     let state_dir = Some(PathBuf::from(args.state_dir)).filter(|dir| !dir.as_os_str().is_empty());
     if let Some(dir) = state_dir.as_ref().filter(|dir| !dir.is_absolute()) {
         return Err(bad("state-dir", format!("\"{}\" is not absolute", dir.display())));
     }
     let allow_regular_files = boolean("allow-regular-files", &args.allow_regular_files)?;
-    if allow_regular_files && in_pod {
+    if allow_regular_files && *in_pod {
         return Err(bad(
             "allow-regular-files",
             "refused in a cluster pod: nothing keeps two programs from writing to one file at once; use block devices",
@@ -267,18 +369,32 @@ fn node_options(args: NodeArgs, in_pod: bool, with_cluster: bool) -> Result<Node
     }
     let non_empty = |text: String| Some(text).filter(|text| !text.is_empty());
     Ok(NodeOptions {
-        node_name: args.node_name,
+        node_name,
         namespace: args.namespace_name,
         default_configmap: non_empty(args.default_pv_spec_configmap),
         kubeconfig: non_empty(args.kubeconfig).map(PathBuf::from),
         state_dir,
-        in_pod,
+        raw_device: sources.raw_device,
+        discovery,
+        in_pod: *in_pod,
         allow_regular_files,
         development: boolean("development", &args.development)?,
-        log_level: args.log_level.parse().map_err(|_| {
+        log_level: klog.raise(args.log_level.parse().map_err(|_| {
             bad("log-level", format!("\"{}\" is not one of error, warn, info, debug, trace", args.log_level))
-        })?,
+        })?),
+        warnings,
     })
+}
+
+/// Bytes a second; nothing or 0 is no limit.
+fn bandwidth(text: &str) -> Result<Option<u64>, UsageError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match quantity::parse(text) {
+        Some(bytes) => Ok(Some(bytes).filter(|bytes| *bytes > 0)),
+        None => Err(bad("clean-bandwidth", format!("\"{text}\" is no quantity of bytes such as 100Mi"))),
+    }
 }
 
 /// Go's booleans, as the original's flags and variables take them.
@@ -295,7 +411,28 @@ mod tests {
     use super::*;
 
     fn parsed(arguments: &[&str]) -> Result<Invocation, UsageError> {
-        parse(std::iter::once("local-pv-provisioner").chain(arguments.iter().copied()).map(OsString::from), false)
+        parse_as("local-pv-provisioner", arguments, &Surroundings::default())
+    }
+
+    fn parse_as(name: &str, arguments: &[&str], around: &Surroundings) -> Result<Invocation, UsageError> {
+        parse(std::iter::once(name).chain(arguments.iter().copied()).map(OsString::from), around)
+    }
+
+    /// What the sig-storage provisioner's manifests set.
+    fn its_pod() -> Surroundings {
+        Surroundings {
+            in_pod: true,
+            my_node_name: Some("node-1".to_owned()),
+            my_namespace: Some("kube-system".to_owned()),
+            job_image: Some("registry/image:v1".to_owned()),
+        }
+    }
+
+    fn run_as(name: &str, arguments: &[&str], around: &Surroundings) -> RunOptions {
+        match parse_as(name, arguments, around) {
+            Ok(Invocation::Run(options)) => options,
+            other => panic!("{other:?}"),
+        }
     }
 
     fn run(arguments: &[&str]) -> RunOptions {
@@ -330,12 +467,13 @@ mod tests {
 
     #[test]
     fn a_missing_or_bad_value_names_flag_and_variable_on_one_line() {
-        let cases: [(&[&str], &str); 9] = [
+        let cases: [(&[&str], &str); 10] = [
             (&["--namespace-name=ns"], "LP_NODE_NAME"),
             (&["--node-name=n"], "LP_NAMESPACE_NAME"),
             (&["--node-name=n", "--namespace-name=ns", "--polling-interval=5"], "LP_POLLING_INTERVAL"),
             (&["--node-name=n", "--namespace-name=ns", "--cleanup-interval=1ms"], "LP_CLEANUP_INTERVAL"),
             (&["--node-name=n", "--namespace-name=ns", "--clean-workers=0"], "LP_CLEAN_WORKERS"),
+            (&["--node-name=n", "--namespace-name=ns", "--clean-bandwidth=fast"], "LP_CLEAN_BANDWIDTH"),
             (&["--node-name=n", "--namespace-name=ns", "--log-level=loud"], "LP_LOG_LEVEL"),
             (&["--node-name=n", "--namespace-name=ns", "--sources=tape"], "LP_SOURCES"),
             (&["--node-name=n", "--namespace-name=ns", "--metrics-addr=nowhere"], "LP_METRICS_ADDR"),
@@ -362,10 +500,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bandwidth_is_a_quantity_a_second_and_none_is_no_limit() {
+        assert_eq!(run(&["--clean-bandwidth=100Mi"]).clean_bandwidth, Some(100 << 20));
+        assert_eq!(run(&["--clean-bandwidth=5k"]).clean_bandwidth, Some(5000));
+        for none in ["", "0", "0Gi"] {
+            assert_eq!(run(&[&format!("--clean-bandwidth={none}")]).clean_bandwidth, None);
+        }
+    }
+
+    #[test]
     fn regular_files_are_refused_in_a_pod() {
-        let arguments = ["x", "--node-name=n", "--namespace-name=ns", "--allow-regular-files"].map(OsString::from);
-        assert!(parse(arguments.clone(), false).is_ok());
-        assert!(parse(arguments, true).unwrap_err().to_string().contains("LP_ALLOW_REGULAR_FILES"));
+        let arguments = ["--node-name=n", "--namespace-name=ns", "--allow-regular-files"];
+        assert!(parsed(&arguments).is_ok());
+        let refused = parse_as("x", &arguments, &Surroundings { in_pod: true, ..Surroundings::default() });
+        assert!(refused.unwrap_err().to_string().contains("LP_ALLOW_REGULAR_FILES"));
     }
 
     #[test]
@@ -376,6 +524,163 @@ mod tests {
         }
         let Ok(Invocation::Print(version)) = parsed(&["--version"]) else { panic!() };
         assert!(version.contains(env!("CARGO_PKG_VERSION")));
+    }
+
+    fn cleanup(arguments: &[&str]) -> CleanupOptions {
+        match parsed(&[&["node-cleanup"], arguments].concat()) {
+            Ok(Invocation::NodeCleanup(options)) => options,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn node_cleanup_has_the_originals_flags_with_its_defaults() {
+        let options = cleanup(&[]);
+        assert_eq!((options.resync, options.workers), (Some(Duration::from_secs(600)), 10));
+        assert_eq!((options.delay, options.sweep_interval), (Duration::from_secs(60), Duration::from_secs(10)));
+        assert_eq!((options.listen_address.as_str(), options.metrics_path.as_str()), (":8080", "/metrics"));
+        assert!(options.classes.is_empty() && options.kubeconfig.is_none() && options.api_endpoint.is_none());
+        assert!(options.election.is_some(), "two replicas never act at once");
+
+        let options = cleanup(&[
+            "--storageclass-names=fast,slow",
+            "--storageclass-names=raw",
+            "--worker-threads=2",
+            "--pvc-deletion-delay=1h30m",
+            "--stale-pv-discovery-interval",
+            "30s",
+            "--listen-address=",
+            "--resync=0",
+            "--leader-elect=false",
+        ]);
+        assert_eq!(options.classes, ["fast", "raw", "slow"].map(str::to_owned).into());
+        assert_eq!((options.delay, options.workers), (Duration::from_secs(5400), 2));
+        assert_eq!((options.listen_address.as_str(), options.resync, options.election), ("0", None, None));
+    }
+
+    #[test]
+    fn a_bad_flag_of_node_cleanup_is_one_line_that_names_it() {
+        for (argument, flag) in [
+            ("--pvc-deletion-delay=5", "--pvc-deletion-delay"),
+            ("--stale-pv-discovery-interval=0", "--stale-pv-discovery-interval"),
+            ("--worker-threads=0", "--worker-threads"),
+            ("--worker-threads=-1", "--worker-threads"),
+            ("--listen-address=nowhere", "--listen-address"),
+            ("--metrics-path=metrics", "--metrics-path"),
+            ("--metrics-path=/readyz", "--metrics-path"),
+            ("--log-level=loud", "--log-level"),
+            ("--leader-elect-lease-duration=1500ms", "--leader-elect-lease-duration"),
+            ("--leader-elect-renew-deadline=15s", "--leader-elect-renew-deadline"),
+            ("--leader-elect-retry-period=9s", "--leader-elect-retry-period"),
+            ("--v=4", "--v"),
+        ] {
+            let message = error(&["node-cleanup", argument]);
+            assert!(message.contains(flag) && message.lines().count() == 1, "{argument}: {message}");
+        }
+    }
+
+    #[test]
+    fn started_as_the_sig_storage_provisioner_it_is_that() {
+        let minimal = Surroundings { my_node_name: Some("node-1".to_owned()), ..Surroundings::default() };
+        for (name, arguments, around) in [
+            ("/local-provisioner", &[][..], its_pod()),
+            ("local-volume-provisioner", &["--node-name=node-1"], Surroundings::default()),
+            // The new image's own name, with the old manifest's variables.
+            ("/local-pv-provisioner", &[], minimal.clone()),
+            ("local-pv-provisioner", &["--sources=discovery-dir"], minimal),
+            ("x", &["--sources", "discovery-dir", "--node-name", "node-1"], its_pod()),
+        ] {
+            let options = run_as(name, arguments, &around);
+            assert!(!options.node.raw_device && options.node.discovery.is_some(), "{name} {arguments:?}");
+            assert_eq!(options.node.node_name, "node-1");
+        }
+        let options = run_as("/local-provisioner", &[], &its_pod());
+        assert_eq!((options.metrics_addr.as_str(), options.metrics_path.as_str()), (":8080", "/metrics"));
+        assert_eq!(
+            options.node.discovery,
+            Some(DiscoveryOptions {
+                config_dir: "/etc/provisioner/config/".into(),
+                discovery_period: Duration::from_secs(10),
+                config_sync_period: Duration::from_secs(5),
+                namespace: "kube-system".to_owned(),
+                job_image: Some("registry/image:v1".to_owned()),
+            })
+        );
+        assert_eq!(options.node.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_raw_device_agent_stays_one_whatever_the_other_variables_say() {
+        let arguments = ["--node-name=n", "--namespace-name=ns"];
+        let options = run_as("local-pv-provisioner", &arguments, &its_pod());
+        assert!(options.node.raw_device && options.node.discovery.is_none());
+        assert_eq!(options.node.node_name, "n");
+        // Said in so many words, it does not fall back to the other's variable either.
+        let told = parse_as("x", &["--sources=raw-device", "--namespace-name=ns"], &its_pod());
+        assert!(told.unwrap_err().to_string().contains("LP_NODE_NAME"));
+        // And it has no flags of klog.
+        let klog = error(&["--node-name=n", "--namespace-name=ns", "-v=4"]);
+        assert!(klog.contains("'-v=4'"), "{klog}");
+    }
+
+    #[test]
+    fn both_sources_run_in_one_process() {
+        for list in ["raw-device,discovery-dir", "discovery-dir, raw-device"] {
+            let options = run_as("x", &["--sources", list, "--namespace-name=ns"], &its_pod());
+            assert!(options.node.raw_device && options.node.discovery.is_some());
+            assert_eq!((options.node.node_name.as_str(), options.node.namespace.as_str()), ("node-1", "ns"));
+        }
+        let raw_needs = parse_as("x", &["--sources=raw-device,discovery-dir"], &its_pod());
+        assert!(raw_needs.unwrap_err().to_string().contains("LP_NAMESPACE_NAME"));
+        for wrong in ["", "raw-device,", "tape"] {
+            assert!(error(&["--node-name=n", "--namespace-name=ns", "--sources", wrong]).contains("discovery-dir"));
+        }
+    }
+
+    #[test]
+    fn the_sig_storage_provisioners_flags_work_in_gos_forms() {
+        let arguments = [
+            "-listen-address",
+            ":9090",
+            "-metrics-path=/m",
+            "--discovery-period",
+            "1s",
+            "-config-sync-period=1m",
+            "-v=4",
+            "-logtostderr",
+            "--stderrthreshold=INFO",
+        ];
+        let options = run_as("local-provisioner", &arguments, &its_pod());
+        assert_eq!((options.metrics_addr.as_str(), options.metrics_path.as_str()), (":9090", "/m"));
+        let discovery = options.node.discovery.unwrap();
+        assert_eq!(discovery.discovery_period, Duration::from_secs(1));
+        assert_eq!(discovery.config_sync_period, Duration::from_secs(60));
+        assert_eq!(options.node.log_level, LevelFilter::Debug);
+        assert_eq!(options.node.warnings.len(), 1, "{:?}", options.node.warnings);
+        assert!(matches!(parse_as("local-provisioner", &["-help"], &its_pod()), Ok(Invocation::Print(_))));
+        assert!(matches!(parse_as("local-provisioner", &["-h"], &its_pod()), Ok(Invocation::Print(_))));
+    }
+
+    #[test]
+    fn what_the_sig_storage_provisioner_would_have_done_otherwise_is_warned_of() {
+        let without = Surroundings { my_namespace: None, ..its_pod() };
+        let options = run_as("local-provisioner", &["-discovery-period=100ms"], &without);
+        let discovery = options.node.discovery.unwrap();
+        assert_eq!((discovery.namespace.as_str(), discovery.discovery_period), ("default", SHORTEST_INTERVAL));
+        assert_eq!(options.node.warnings.len(), 2, "{:?}", options.node.warnings);
+        let both = run_as("x", &["--sources=raw-device,discovery-dir", "--namespace-name=ns"], &without);
+        assert_eq!(both.node.discovery.unwrap().namespace, "ns");
+        for (argument, variable) in [
+            ("--discovery-period=10", "LP_DISCOVERY_PERIOD"),
+            ("--config-sync-period=x", "LP_CONFIG_SYNC_PERIOD"),
+            ("--config-dir=etc", "LP_CONFIG_DIR"),
+            ("--metrics-path=metrics", "LP_METRICS_PATH"),
+        ] {
+            let message = parse_as("local-provisioner", &[argument], &its_pod()).unwrap_err().to_string();
+            assert!(message.contains(variable), "{message}");
+        }
+        let nameless = Surroundings { my_node_name: None, ..its_pod() };
+        assert!(parse_as("local-provisioner", &[], &nameless).unwrap_err().to_string().contains("MY_NODE_NAME"));
     }
 
     #[test]

@@ -1,23 +1,23 @@
 //! Wiring: which threads there are, how they meet, and in which order they end. Decides nothing.
 
-use crate::clean::job::Checks;
+use crate::checks::checks;
+use crate::clean::throttle::Throttle;
 use crate::clean::worker::Cleaners;
-use crate::cli::{NodeOptions, RunOptions};
+use crate::cli::{DiscoveryOptions, NodeOptions, RunOptions};
 use crate::decide::plan::Action;
 use crate::execute::{Executor, NodeScope};
 use crate::host::files::on_filesystem_of;
 use crate::host::mounts::Proc;
-use crate::kube::client::{Client, ClientError};
+use crate::kube::client::{Client, ClientError, USER_AGENT};
 use crate::kube::config::{Config, ConfigError};
-use crate::kube::objects::{ConfigMap, Node, PersistentVolume};
+use crate::kube::objects::{ConfigMap, Node, PersistentVolume, StorageClass};
 use crate::kube::request::{Resource, Target};
-use crate::model::cleaning::{CleanCommand, CleanResult};
+use crate::model::cleaning::CleanCommand;
+use crate::model::discovery::DiscoveryDir;
 use crate::model::names;
 use crate::model::scan::{ScanRequest, Selection};
-use crate::observe::census::Census;
 use crate::observe::cluster::{self, Watcher};
-use crate::observe::content::read_content_of;
-use crate::observe::evidence::verify;
+use crate::observe::config_dir::{ConfigDir, ConfigWatch};
 use crate::observe::hotplug::Hotplug;
 use crate::observe::probe::Prober;
 use crate::observe::scanner::{PROBE_DEADLINE, Scanner};
@@ -26,17 +26,15 @@ use crate::reconcile::event::Event;
 use crate::reconcile::publish::Publisher;
 use crate::reconcile::state::State;
 use crate::reconcile::{Loop, Pace, Workers};
-use crate::record::{Note, Recorder};
+use crate::record::{Note, Recorder, Speaker};
 use crate::serve::{BEAT_EVERY, Board, Metrics, ServeError, Server};
+use crate::signals;
 use crossbeam_channel::{Sender, bounded, unbounded};
-use nix::sys::signal::{SigSet, Signal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::Builder;
 
 /// Events on their way to the loop. A full channel makes the watchers wait, and with them the API server.
 const EVENTS: usize = 128;
-const SIGNAL_STACK: usize = 64 << 10;
 
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
@@ -61,24 +59,31 @@ pub enum DaemonError {
 /// Runs until SIGTERM or SIGINT.
 pub fn run(options: RunOptions) -> Result<(), DaemonError> {
     // Before the first thread, so that every thread inherits it and only the one that waits sees them.
-    let signals = blocked_signals().map_err(DaemonError::Signals)?;
+    let signals = signals::block().map_err(DaemonError::Signals)?;
     let node_name = options.node.node_name.clone();
-    let metrics = Arc::new(Metrics::new(&node_name)?);
+    let mut metrics = Metrics::new(&node_name)?;
+    if options.node.discovery.is_some() {
+        metrics = metrics.with_discovery()?;
+    }
+    let metrics = Arc::new(metrics);
     let board = Arc::new(Board::new());
-    let server = Server::spawn(&options.metrics_addr, metrics.clone(), board.clone())?;
+    let server = Server::spawn(&options.metrics_addr, &options.metrics_path, metrics.clone(), board.clone())?;
     if let Some(address) = server.addr() {
         log::info!("serving /metrics, /healthz, /readyz and /status on {address}");
     }
     let (events, received) = bounded::<Event>(EVENTS);
-    wait_for_signal(signals, events.clone())?;
+    let ending = events.clone();
+    signals::wait(signals, move || drop(ending.send(Event::Shutdown))).map_err(DaemonError::Thread)?;
 
     let config = Config::load(options.node.kubeconfig.as_deref(), |name| std::env::var_os(name))?;
     let client = client(&config, metrics.clone())?;
     let workers = Threads::spawn(&options, &client, &metrics, &events)?;
     let (boot_id, booted_at) = boot()?;
-    let state = State::new(&node_name, options.node.default_configmap.clone(), boot_id, booted_at);
+    let state = State::new(&node_name, options.node.sources(), boot_id, booted_at);
+    // The original of discovery directories looks at them as often as its flag says; what is asked more often holds for all.
+    let period = options.node.discovery.as_ref().map(|discovery| discovery.discovery_period);
     let pace = Pace {
-        polling_interval: options.polling_interval,
+        polling_interval: period.map_or(options.polling_interval, |period| period.min(options.polling_interval)),
         cleanup_interval: options.cleanup_interval,
         beat: BEAT_EVERY,
     };
@@ -107,37 +112,8 @@ fn state_dir(options: &NodeOptions) -> Option<PathBuf> {
     Some(dir.to_path_buf())
 }
 
-fn blocked_signals() -> nix::Result<SigSet> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block()?;
-    Ok(signals)
-}
-
-fn wait_for_signal(signals: SigSet, events: Sender<Event>) -> Result<(), DaemonError> {
-    // Never joined: it may wait for ever, and the process ends without it.
-    Builder::new()
-        .name("signal".to_owned())
-        .stack_size(SIGNAL_STACK)
-        .spawn(move || {
-            if let Ok(signal) = signals.wait() {
-                log::info!("{signal} received");
-                let _ = events.send(Event::Shutdown);
-            }
-            // A second one is the default's again: whoever insists is obeyed.
-            let _ = signals.thread_unblock();
-            loop {
-                std::thread::park();
-            }
-        })
-        .map(drop)
-        .map_err(DaemonError::Thread)
-}
-
 fn client(config: &Config, metrics: Arc<Metrics>) -> Result<Client, ClientError> {
-    let agent = concat!("local-pv-provisioner/", env!("CARGO_PKG_VERSION"));
-    Client::new(config, agent, move |sample| metrics.api_request(&sample))
+    Client::new(config, USER_AGENT, move |sample| metrics.api_request(&sample))
 }
 
 /// The boot's id, and when it was, in Unix seconds.
@@ -162,6 +138,7 @@ struct Threads {
     recorder: Option<Recorder>,
     scanner: Option<(Sender<ScanRequest>, Scanner)>,
     hotplug: Option<Hotplug>,
+    config: Option<ConfigWatch>,
     cleaners: Option<(Sender<CleanCommand>, Cleaners)>,
 }
 
@@ -173,14 +150,19 @@ impl Threads {
         events: &Sender<Event>,
     ) -> Result<Threads, DaemonError> {
         let node_name = options.node.node_name.clone();
-        let scope = NodeScope { node_label: names::label_value(&node_name), node_name };
+        let scope = NodeScope {
+            node_label: names::label_value(&node_name),
+            node_name,
+            discovery_dir: options.node.discovery.is_some(),
+        };
         let sink = |wrap: fn(_) -> Event| {
             let events = events.clone();
             move |inner| drop(events.send(wrap(inner)))
         };
         let executor = Executor::spawn(client, sink(Event::Outcome)).map_err(DaemonError::Thread)?;
         let counted = metrics.clone();
-        let recorder = Recorder::spawn(client, &scope.node_name, move |reason| counted.event_written(reason))
+        let speaker = Speaker { component: "local-pv-provisioner", host: scope.node_name.clone() };
+        let recorder = Recorder::spawn(client, speaker, move |reason| counted.event_written(reason))
             .map_err(DaemonError::Thread)?;
 
         let prober = Arc::new(Prober::new(Host::default(), options.node.allow_regular_files));
@@ -195,10 +177,10 @@ impl Threads {
 
         let (commands, received) = unbounded();
         let ended = events.clone();
-        let cleaners =
-            Cleaners::spawn(options.clean_workers, received, checks(options.node.allow_regular_files), move |event| {
-                drop(ended.send(Event::Clean(event)))
-            })?;
+        let (limit, checks) = (Throttle::new(options.clean_bandwidth), checks(options.node.allow_regular_files));
+        let cleaners = Cleaners::spawn(options.clean_workers, limit, received, checks, move |event| {
+            drop(ended.send(Event::Clean(event)));
+        })?;
 
         let mut threads = Threads {
             namespace: options.node.namespace.clone(),
@@ -211,11 +193,32 @@ impl Threads {
             recorder: Some(recorder),
             scanner: Some((requests, scanner)),
             hotplug: Some(hotplug),
+            config: None,
             cleaners: Some((commands, cleaners)),
             scope: Arc::new(scope),
         };
         threads.watch_cluster()?;
+        if let Some(discovery) = &options.node.discovery {
+            threads.watch_config(discovery)?;
+        }
         Ok(threads)
+    }
+
+    /// What discovery directories need besides: their config directory, and the classes that it names.
+    fn watch_config(&mut self, discovery: &DiscoveryOptions) -> Result<(), DaemonError> {
+        let events = self.events.clone();
+        let (dir, period) = (discovery.config_dir.clone(), discovery.config_sync_period);
+        let sink = move |read: Result<ConfigDir, String>| {
+            drop(events.send(Event::ConfigDir(read.map(|config| config.files))));
+        };
+        self.config = Some(ConfigWatch::spawn(dir, period, sink).map_err(DaemonError::Thread)?);
+        let events = self.events.clone();
+        let sink = move |update| drop(events.send(Event::StorageClasses(update)));
+        let classes = Target::<StorageClass>::storage_classes();
+        let restarted = self.restarted(Resource::StorageClasses);
+        self.watchers
+            .push(Watcher::spawn("watch-class", &self.client, classes, sink, restarted).map_err(DaemonError::Thread)?);
+        Ok(())
     }
 
     /// The Node and our PVs, for as long as the process lives.
@@ -258,6 +261,9 @@ impl Threads {
         if let Some(hotplug) = self.hotplug.take() {
             hotplug.stop();
         }
+        if let Some(config) = self.config.take() {
+            config.stop();
+        }
         if let Some(executor) = self.executor.take() {
             executor.stop();
         }
@@ -267,17 +273,6 @@ impl Threads {
         for mut watcher in self.watchers.drain(..).chain(self.configmap.take()) {
             watcher.stop();
         }
-    }
-}
-
-/// What a cleaning worker asks before it writes.
-fn checks(allow_regular_files: bool) -> Checks {
-    let census = Census::default();
-    Checks {
-        verify: Arc::new(move |evidence, path, held| {
-            verify(&census, allow_regular_files, evidence, path, held).map_err(CleanResult::from)
-        }),
-        content: Arc::new(read_content_of),
     }
 }
 
@@ -316,9 +311,9 @@ impl Workers for Threads {
         }
     }
 
-    fn watch_devices(&mut self, selection: Option<&Selection>) {
+    fn watch_devices(&mut self, selection: Option<&Selection>, directories: &[DiscoveryDir]) {
         if let Some(hotplug) = &self.hotplug {
-            hotplug.watch(selection.cloned());
+            hotplug.watch(selection.cloned(), directories.to_vec());
         }
     }
 

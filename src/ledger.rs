@@ -170,6 +170,8 @@ mod tests {
             id: EntryId(id.into()),
             state: State::Clean { by: Cleaning::Quick },
             path: "/dev/x".into(),
+            discovered: None,
+            cleaner: None,
             evidence: Evidence {
                 boot_id: "b".into(),
                 place: Place::Block { major: 8, minor: 0 },

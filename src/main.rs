@@ -1,8 +1,8 @@
 //! The program: which subcommand, and the exit code. Everything else is the library's.
 
-use local_pv_provisioner::cli::{self, Invocation};
+use local_pv_provisioner::cli::{self, Invocation, Surroundings};
 use local_pv_provisioner::model::chain::chain;
-use local_pv_provisioner::{daemon, logging, plan};
+use local_pv_provisioner::{clean_device, daemon, logging, node_cleanup, plan};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -12,25 +12,40 @@ const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
-    let outcome = match cli::parse(std::env::args_os(), in_pod) {
+    let outcome = match cli::parse(std::env::args_os(), &Surroundings::of_process()) {
         Ok(Invocation::Print(text)) => return print(&text),
         Ok(Invocation::Run(options)) => {
             logging::init(options.node.log_level, options.node.development);
+            warn(&options.node.warnings);
             daemon::run(options).map_err(|error| chain(&error))
+        }
+        Ok(Invocation::NodeCleanup(options)) => {
+            logging::init(options.log_level, options.development);
+            node_cleanup::run(options).map_err(|error| chain(&error))
         }
         Ok(Invocation::Plan(options)) => {
             logging::init(log::LevelFilter::Warn.min(options.node.log_level), true);
+            warn(&options.node.warnings);
             match plan::run(&options) {
                 Ok(text) => return print(&text),
                 Err(error) => Err(chain(&error)),
             }
+        }
+        Ok(Invocation::Clean(options)) => {
+            logging::init(log::LevelFilter::Info, true);
+            clean_device::run(&options).map_err(|error| chain(&error))
         }
         Err(error) => return complain(&error.to_string(), USAGE),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => complain(&error, FAILED),
+    }
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        log::warn!("{warning}");
     }
 }
 

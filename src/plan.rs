@@ -11,13 +11,15 @@ use crate::host::mounts::Proc;
 use crate::kube::client::{Client, ClientError};
 use crate::kube::config::{Config, ConfigError};
 use crate::kube::error::ApiError;
-use crate::kube::objects::{ConfigMap, List, Node, ObjectMeta, PersistentVolume};
+use crate::kube::objects::{ConfigMap, List, Node, Object, ObjectMeta, PersistentVolume, StorageClass};
 use crate::kube::request::{self, Target};
 use crate::kube::watch::{PAGE_LIMIT, WatchUpdate};
 use crate::ledger::{self, LedgerError};
+use crate::model::chain::chain;
 use crate::model::cleaning::Permission;
 use crate::model::memory::State as EntryState;
 use crate::model::{names, quantity};
+use crate::observe::config_dir::ConfigDir;
 use crate::observe::probe::Prober;
 use crate::observe::scanner::{PROBE_DEADLINE, Scan};
 use crate::observe::surroundings::Host;
@@ -72,7 +74,7 @@ pub fn run(options: &PlanOptions) -> Result<String, PlanError> {
 fn gather(options: &PlanOptions) -> Result<State, PlanError> {
     let node_name = &options.node.node_name;
     let boot_id = Proc::default().boot_id().map_err(PlanError::Boot)?;
-    let mut state = State::new(node_name, options.node.default_configmap.clone(), boot_id, u64::MAX);
+    let mut state = State::new(node_name, options.node.sources(), boot_id, u64::MAX);
     let (node, pvs) = match &options.pv_spec {
         Some(path) => {
             let configmap = spec_file(path)?;
@@ -90,7 +92,14 @@ fn gather(options: &PlanOptions) -> Result<State, PlanError> {
             take_in(&mut state, &node, |name| {
                 found(client.call(&request::get_config_map(&options.node.namespace, name)))
             })?;
-            (node, own_volumes(&client, node_name)?)
+            if let Some(discovery) = &options.node.discovery {
+                let read = ConfigDir::read(&discovery.config_dir).map(|config| config.files);
+                state.apply(Duration::ZERO, Event::ConfigDir(read.map_err(|error| chain(&error))));
+                let classes = listed(&client, &Target::<StorageClass>::storage_classes())?;
+                state.apply(Duration::ZERO, Event::StorageClasses(WatchUpdate::Replaced(classes)));
+            }
+            let label = names::label_value(node_name);
+            (node, listed(&client, &Target::<PersistentVolume>::persistent_volumes(names::NODE_LABEL, &label))?)
         }
     };
     let own_pvs = pvs.len();
@@ -121,12 +130,12 @@ fn found<T>(answer: Result<T, ApiError>) -> Result<Option<T>, ApiError> {
     }
 }
 
-fn own_volumes(client: &Client, node_name: &str) -> Result<Vec<PersistentVolume>, ApiError> {
-    let target = Target::<PersistentVolume>::persistent_volumes(names::NODE_LABEL, &names::label_value(node_name));
+/// All pages.
+fn listed<T: Object>(client: &Client, target: &Target<T>) -> Result<Vec<T>, ApiError> {
     let mut all = Vec::new();
     let mut next: Option<String> = None;
     loop {
-        let page: List<PersistentVolume> = client.call(&target.list(PAGE_LIMIT, next.as_deref()))?;
+        let page: List<T> = client.call(&target.list(PAGE_LIMIT, next.as_deref()))?;
         all.extend(page.items);
         if page.metadata.continue_token.is_empty() {
             return Ok(all);
@@ -172,7 +181,7 @@ fn remember(state: &mut State, options: &PlanOptions, node: &Node, own_pvs: usiz
     }
     if let Memory::Kept { marker } | Memory::None { marker } = &mut snapshot.memory {
         // The one unfiltered LIST is `run`'s to do.
-        marker.listed = true;
+        (marker.listed, marker.discovery_listed) = (true, true);
     }
     Ok(())
 }
@@ -202,8 +211,9 @@ fn foresee(state: &mut State) -> (Plan, Todo) {
         plan = decide(&state.snapshot);
     }
     let path_of = |action: &Action| match action {
-        Action::StartCleaning { job, .. } => Some(job.path.clone()),
-        Action::CreatePv { entry, .. } => state.snapshot.entries.get(entry).map(|entry| entry.path.clone()),
+        Action::StartCleaning { entry, .. } | Action::CreatePv { entry, .. } => {
+            state.snapshot.entries.get(entry).map(|entry| entry.path.clone())
+        }
         Action::DeletePv { name, .. } | Action::RepairPv { name, .. } => {
             let local = state.snapshot.pv(name)?.spec.local.as_ref()?;
             Some(PathBuf::from(&local.path))
@@ -243,9 +253,7 @@ fn with_todo(reports: Vec<Report>, todo: &Todo) -> Vec<Report> {
 fn volumes(s: &Snapshot, todo: &Todo) -> serde_json::Value {
     let mut items = Vec::new();
     for (path, action) in todo {
-        let (Some(settings), Some(node), Some(text)) = (s.settings(), s.existing_node(), path.to_str()) else {
-            continue;
-        };
+        let Some(node) = s.existing_node() else { continue };
         let offered = match action {
             Action::StartCleaning { entry, .. } | Action::CreatePv { entry, .. } => s.entries.get(entry),
             _ => None,
@@ -253,9 +261,11 @@ fn volumes(s: &Snapshot, todo: &Todo) -> serde_json::Value {
         if offered.is_none_or(|entry| matches!(entry.state, EntryState::Released { .. })) {
             continue;
         }
-        let device = s.scan.as_ref().and_then(|scan| scan.observations.get(path)).and_then(|o| o.device.as_ref().ok());
-        let (Some(device), Some(name)) = (device, volume::pv_name(&s.node_name, path)) else { continue };
-        let mut pv = volume::persistent_volume(s, node, settings, device, text, &name, "");
+        let pv = match action {
+            Action::CreatePv { pv, .. } => Some(pv.as_ref().clone()),
+            _ => after_cleaning(s, node, path),
+        };
+        let Some(mut pv) = pv else { continue };
         pv.metadata.annotations.remove(names::OFFER_ANNOTATION);
         if node.metadata.uid.is_empty() {
             // Without a cluster there is no UID to own it by; `run` completes it.
@@ -270,6 +280,13 @@ fn volumes(s: &Snapshot, todo: &Todo) -> serde_json::Value {
         items.push(value);
     }
     serde_json::json!({"apiVersion": "v1", "kind": "List", "items": items})
+}
+
+/// The PV of a raw device that is cleaned before its first offer.
+fn after_cleaning(s: &Snapshot, node: &Node, path: &Path) -> Option<PersistentVolume> {
+    let device = s.scan.as_ref()?.observations.get(path)?.device.as_ref().ok()?;
+    let name = volume::pv_name(&s.node_name, path)?;
+    Some(volume::persistent_volume(s, node, s.settings()?, device, path.to_str()?, &name, ""))
 }
 
 fn encode_json(value: &serde_json::Value) -> Result<String, PlanError> {
@@ -288,6 +305,7 @@ fn table(s: &Snapshot, notices: &[crate::decide::plan::Notice], reports: &[Repor
             SettingsView::Ready { settings, .. } => {
                 format!("no device below {} matches {}", settings.device_dir, settings.filter)
             }
+            SettingsView::Off => "nothing lies in the discovery directories, or none is configured".to_owned(),
             _ => "no settings, so no device is selected".to_owned(),
         };
         out.push_str(&format!("{why}\n"));

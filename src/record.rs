@@ -21,7 +21,6 @@ const COUNT_EVERY: Duration = Duration::from_secs(60);
 /// The API server's limit on `message`.
 const MESSAGE_MAX: usize = 1024;
 const STACK_SIZE: usize = 256 << 10;
-const COMPONENT: &str = "local-pv-provisioner";
 
 /// One thing to tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +35,7 @@ pub struct Note {
 pub enum About {
     Node { name: String, uid: String },
     PersistentVolume { name: String, uid: String },
+    PersistentVolumeClaim { namespace: String, name: String, uid: String },
 }
 
 impl About {
@@ -44,15 +44,36 @@ impl About {
             // kubelet names a Node by its name in place of the UID, and `kubectl describe node` looks for that.
             About::Node { name, .. } => ("Node", name, name),
             About::PersistentVolume { name, uid } => ("PersistentVolume", name, uid),
+            About::PersistentVolumeClaim { name, uid, .. } => ("PersistentVolumeClaim", name, uid),
         };
         ObjectReference {
             api_version: "v1".to_owned(),
             kind: kind.to_owned(),
             name: name.clone(),
             uid: uid.clone(),
+            namespace: match self {
+                About::PersistentVolumeClaim { namespace, .. } => namespace.clone(),
+                About::Node { .. } | About::PersistentVolume { .. } => String::new(),
+            },
             ..ObjectReference::default()
         }
     }
+
+    /// Where the Event has to be.
+    fn event_namespace(&self) -> &str {
+        match self {
+            About::PersistentVolumeClaim { namespace, .. } => namespace,
+            About::Node { .. } | About::PersistentVolume { .. } => Event::CLUSTER_NAMESPACE,
+        }
+    }
+}
+
+/// Who speaks: the Events' `source`.
+#[derive(Debug, Clone)]
+pub struct Speaker {
+    pub component: &'static str,
+    /// A node's name, or a pod's.
+    pub host: String,
 }
 
 pub struct Recorder {
@@ -65,12 +86,12 @@ impl Recorder {
     /// `written` is told each Event's reason.
     pub fn spawn(
         client: &Client,
-        node_name: &str,
+        speaker: Speaker,
         written: impl Fn(&str) + Send + 'static,
     ) -> std::io::Result<Recorder> {
         let (notes, receiver) = bounded(QUEUE);
         let client = client.fork();
-        let mut book = Book { client: client.clone(), host: node_name.to_owned(), said: VecDeque::new(), serial: 0 };
+        let mut book = Book { client: client.clone(), speaker, said: VecDeque::new(), serial: 0 };
         let thread = Builder::new().name("record".to_owned()).stack_size(STACK_SIZE).spawn(move || {
             book.serve(&receiver, &written);
         })?;
@@ -102,7 +123,7 @@ struct Said {
 
 struct Book {
     client: Client,
-    host: String,
+    speaker: Speaker,
     said: VecDeque<Said>,
     serial: u64,
 }
@@ -126,7 +147,7 @@ impl Book {
             Some(said) => {
                 said.count += 1;
                 said.at = Instant::now();
-                request::patch_event(Event::CLUSTER_NAMESPACE, &said.name, said.count, &now, &note.message)
+                request::patch_event(note.about.event_namespace(), &said.name, said.count, &now, &note.message)
             }
             None => {
                 let event = self.event(&note, now);
@@ -157,19 +178,19 @@ impl Book {
         Event {
             metadata: ObjectMeta {
                 name: format!("{}{suffix}", name.trim_end_matches(['-', '.'])),
-                namespace: Event::CLUSTER_NAMESPACE.to_owned(),
+                namespace: note.about.event_namespace().to_owned(),
                 ..ObjectMeta::default()
             },
             involved_object: reference,
             reason: note.reason.as_str().to_owned(),
             message: note.message.clone(),
             event_type: if note.warning { "Warning" } else { "Normal" }.to_owned(),
-            source: EventSource { component: COMPONENT.to_owned(), host: self.host.clone() },
+            source: EventSource { component: self.speaker.component.to_owned(), host: self.speaker.host.clone() },
             first_timestamp: now.clone(),
             last_timestamp: now,
             count: 1,
-            reporting_component: COMPONENT.to_owned(),
-            reporting_instance: self.host.clone(),
+            reporting_component: self.speaker.component.to_owned(),
+            reporting_instance: self.speaker.host.clone(),
         }
     }
 }

@@ -2,8 +2,9 @@
 //! agent accepts, that the probes ask for pages the server has, that nothing floats.
 #![allow(clippy::unwrap_used)]
 
-use local_pv_provisioner::kube::request::all_rbac;
-use local_pv_provisioner::serve::{Board, Metrics, Server};
+use local_pv_provisioner::cli::{self, Invocation, Surroundings};
+use local_pv_provisioner::kube::request::{Rbac, all_rbac, cleanup};
+use local_pv_provisioner::serve::{Board, CleanupMetrics, Handle, METRICS_PATH, Metrics, Server};
 use local_pv_provisioner::settings::{Settings, unknown_keys};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,22 @@ fn of_kind(kind: &str) -> Vec<Value> {
     objects().into_iter().filter(|object| object["kind"] == kind).collect()
 }
 
+/// The component of `node-cleanup`.
+const CLEANUP: &str = "components/node-cleanup/";
+
+fn cleanup_objects() -> Vec<Value> {
+    let kustomization = documents(&format!("{CLEANUP}kustomization.yaml")).remove(0);
+    strings(&kustomization["resources"]).iter().flat_map(|file| documents(&format!("{CLEANUP}{file}"))).collect()
+}
+
+fn cleanup_of_kind(kind: &str) -> Value {
+    cleanup_objects().into_iter().find(|object| object["kind"] == kind).unwrap()
+}
+
+fn cleanup_pod() -> Value {
+    cleanup_of_kind("Deployment")["spec"]["template"]["spec"].clone()
+}
+
 fn strings(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().map(|item| item.as_str().unwrap().to_owned()).collect()
 }
@@ -58,15 +75,20 @@ fn container() -> Value {
 
 #[test]
 fn every_file_is_installed_and_every_object_has_its_namespace() {
-    let listed: BTreeSet<String> = strings(&kustomization()["resources"]).into_iter().collect();
-    let present: BTreeSet<String> = std::fs::read_dir(directory())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name != "kustomization.yaml")
-        .collect();
-    assert_eq!(listed, present);
+    for folder in ["", CLEANUP] {
+        let kustomization = documents(&format!("{folder}kustomization.yaml")).remove(0);
+        let listed: BTreeSet<String> = strings(&kustomization["resources"]).into_iter().collect();
+        let present: BTreeSet<String> = std::fs::read_dir(directory().join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .filter(|entry| entry.file_type().unwrap().is_file())
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .filter(|name| name != "kustomization.yaml")
+            .collect();
+        assert_eq!(listed, present);
+    }
     let namespace = of_kind("Namespace").remove(0)["metadata"]["name"].clone();
-    for object in objects() {
+    for object in objects().into_iter().chain(cleanup_objects()) {
         let clusters = ["Namespace", "ClusterRole", "ClusterRoleBinding", "StorageClass"];
         let scoped = !clusters.contains(&object["kind"].as_str().unwrap());
         let want = if scoped { namespace.clone() } else { Value::Null };
@@ -75,26 +97,37 @@ fn every_file_is_installed_and_every_object_has_its_namespace() {
 }
 
 #[test]
-fn the_roles_are_bound_to_the_agents_account() {
-    let account = &of_kind("ServiceAccount")[0]["metadata"];
-    assert_eq!(daemon_set()["spec"]["template"]["spec"]["serviceAccountName"], account["name"]);
-    for (role, binding) in [("ClusterRole", "ClusterRoleBinding"), ("Role", "RoleBinding")] {
-        let binding = of_kind(binding).remove(0);
-        assert_eq!(binding["roleRef"]["kind"], role);
-        assert_eq!(binding["roleRef"]["name"], of_kind(role)[0]["metadata"]["name"]);
-        assert_eq!(binding["subjects"][0]["name"], account["name"]);
-        assert_eq!(binding["subjects"][0]["namespace"], account["namespace"]);
-        for rule in of_kind(role)[0]["rules"].as_array().unwrap() {
-            assert!(!rule.to_string().contains('*'), "a rule with a wildcard: {rule}");
+fn the_roles_are_bound_to_the_accounts_of_their_pods() {
+    let agent = daemon_set()["spec"]["template"]["spec"].clone();
+    for (objects, pod) in [(objects(), agent), (cleanup_objects(), cleanup_pod())] {
+        let of_kind = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap();
+        let account = &of_kind("ServiceAccount")["metadata"];
+        assert_eq!(pod["serviceAccountName"], account["name"]);
+        for (role, binding) in [("ClusterRole", "ClusterRoleBinding"), ("Role", "RoleBinding")] {
+            let binding = of_kind(binding);
+            assert_eq!(binding["roleRef"]["kind"], role);
+            assert_eq!(binding["roleRef"]["name"], of_kind(role)["metadata"]["name"]);
+            assert_eq!(binding["subjects"].as_array().unwrap().len(), 1);
+            assert_eq!(binding["subjects"][0]["name"], account["name"]);
+            assert_eq!(binding["subjects"][0]["namespace"], account["namespace"]);
+            for rule in of_kind(role)["rules"].as_array().unwrap() {
+                assert!(!rule.to_string().contains('*'), "a rule with a wildcard: {rule}");
+            }
         }
     }
+    assert_ne!(of_kind("ServiceAccount")[0]["metadata"]["name"], cleanup_pod()["serviceAccountName"]);
 }
 
 #[test]
 fn the_image_has_a_fixed_version_which_is_that_of_the_program() {
-    let image = kustomization()["images"][0].clone();
-    assert_eq!(image["name"], container()["image"]);
-    assert_eq!(image["newTag"], env!("CARGO_PKG_VERSION"));
+    let of_cleanup = documents(&format!("{CLEANUP}kustomization.yaml")).remove(0);
+    for (kustomization, container) in
+        [(kustomization(), container()), (of_cleanup, cleanup_pod()["containers"][0].clone())]
+    {
+        let image = kustomization["images"][0].clone();
+        assert_eq!(image["name"], container["image"]);
+        assert_eq!(image["newTag"], env!("CARGO_PKG_VERSION"));
+    }
 }
 
 #[test]
@@ -116,9 +149,16 @@ fn the_pod_is_as_small_and_as_closed_as_it_can_be() {
 
 #[test]
 fn the_probes_ask_for_pages_that_the_server_has() {
-    let container = container();
-    let server = Server::spawn("127.0.0.1:0", Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new())).unwrap();
-    let scraped = daemon_set()["spec"]["template"]["metadata"]["annotations"].clone();
+    let server =
+        Server::spawn("127.0.0.1:0", METRICS_PATH, Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new()));
+    let server = server.unwrap();
+    probe(&daemon_set(), &server, "--metrics-addr");
+}
+
+/// The probes and the scrape of a workload's only container ask for pages of `server`, on the port of its flag.
+fn probe(workload: &Value, server: &Handle, flag: &str) {
+    let container = workload["spec"]["template"]["spec"]["containers"][0].clone();
+    let scraped = workload["spec"]["template"]["metadata"]["annotations"].clone();
     let mut pages = vec![scraped["prometheus.io/path"].clone()];
     for probe in ["livenessProbe", "readinessProbe"] {
         assert_eq!(container[probe]["httpGet"]["port"], container["ports"][0]["name"]);
@@ -132,7 +172,7 @@ fn the_probes_ask_for_pages_that_the_server_has() {
         assert!(!answer.starts_with("HTTP/1.1 404"), "{page}: {answer}");
     }
     let port = container["ports"][0]["containerPort"].clone();
-    assert!(strings(&container["args"]).contains(&format!("--metrics-addr=:{port}")));
+    assert!(strings(&container["args"]).contains(&format!("{flag}=:{port}")));
     assert_eq!(scraped["prometheus.io/port"], port.to_string());
 }
 
@@ -161,9 +201,10 @@ fn the_example_config_maps_are_good_settings_of_classes_that_exist() {
 }
 
 /// The rules of `kind` as (group, resource, verb).
-fn granted(kind: &str) -> BTreeSet<(String, String, String)> {
+fn granted(objects: &[Value], kind: &str) -> BTreeSet<(String, String, String)> {
     let mut granted = BTreeSet::new();
-    for rule in of_kind(kind).iter().flat_map(|role| role["rules"].as_array().unwrap().clone()) {
+    let roles = objects.iter().filter(|object| object["kind"] == kind);
+    for rule in roles.flat_map(|role| role["rules"].as_array().unwrap().clone()) {
         for group in strings(&rule["apiGroups"]) {
             for resource in strings(&rule["resources"]) {
                 for verb in strings(&rule["verbs"]) {
@@ -176,17 +217,62 @@ fn granted(kind: &str) -> BTreeSet<(String, String, String)> {
     granted
 }
 
+/// `wide`: which namespaced resources are granted everywhere, for the reason that rbac.yaml gives.
+fn needed(rules: &[Rbac], wide: &[&str], in_cluster_role: bool) -> BTreeSet<(String, String, String)> {
+    rules
+        .iter()
+        .filter(|rule| (!rule.namespaced || wide.contains(&rule.resource)) == in_cluster_role)
+        .map(|rule| (rule.group.to_owned(), rule.resource.to_owned(), rule.verb.to_owned()))
+        .collect()
+}
+
 #[test]
 fn the_roles_grant_what_the_code_can_ask_for_and_nothing_else() {
-    let needed = all_rbac();
-    let as_rules = |wide: bool| -> BTreeSet<(String, String, String)> {
-        needed
-            .iter()
-            // Events on objects without a namespace go to `default`; rbac.yaml says why they are granted everywhere.
-            .filter(|rule| (!rule.namespaced || rule.resource == "events") == wide)
-            .map(|rule| (rule.group.to_owned(), rule.resource.to_owned(), rule.verb.to_owned()))
-            .collect()
+    for (objects, rules, wide) in [
+        (objects(), all_rbac(), &["events"][..]),
+        (cleanup_objects(), cleanup::all_rbac(), &["events", "persistentvolumeclaims"][..]),
+    ] {
+        assert_eq!(granted(&objects, "ClusterRole"), needed(&rules, wide, true));
+        assert_eq!(granted(&objects, "Role"), needed(&rules, wide, false));
+    }
+}
+
+#[test]
+fn node_cleanup_runs_as_nobody_with_nothing() {
+    let pod = cleanup_pod();
+    assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert!(pod["volumes"].is_null() && pod["hostPID"].is_null() && pod["hostNetwork"].is_null());
+    let container = &pod["containers"][0];
+    assert!(container["resources"]["limits"]["memory"].is_string());
+    let context = &container["securityContext"];
+    assert_eq!(context["readOnlyRootFilesystem"], true);
+    assert_eq!(context["allowPrivilegeEscalation"], false);
+    assert_eq!(context["capabilities"], serde_json::json!({"drop": ["ALL"]}));
+}
+
+#[test]
+fn the_probes_of_node_cleanup_ask_for_pages_that_it_has() {
+    let metrics = Arc::new(CleanupMetrics::new().unwrap());
+    let board = Arc::new(Board::new());
+    let server = Server::spawn_cleanup("127.0.0.1:0", "/metrics".to_owned(), metrics, board).unwrap();
+    probe(&cleanup_of_kind("Deployment"), &server, "--listen-address");
+}
+
+/// Its arguments are good, its classes exist, and the Lease that it asks for is the one that it may have.
+#[test]
+fn the_arguments_of_node_cleanup_fit_the_rest() {
+    let container = cleanup_pod()["containers"][0].clone();
+    let arguments = ["local-pv-provisioner".to_owned()].into_iter().chain(strings(&container["args"]));
+    let Ok(Invocation::NodeCleanup(options)) =
+        cli::parse(arguments.map(Into::into), &Surroundings { in_pod: true, ..Surroundings::default() })
+    else {
+        panic!()
     };
-    assert_eq!(granted("ClusterRole"), as_rules(true));
-    assert_eq!(granted("Role"), as_rules(false));
+    let classes: BTreeSet<String> =
+        of_kind("StorageClass").iter().map(|class| class["metadata"]["name"].as_str().unwrap().to_owned()).collect();
+    assert!(!options.classes.is_empty() && options.classes.is_subset(&classes));
+    assert_eq!(container["env"][0]["name"], "LP_NAMESPACE_NAME");
+    let rules = cleanup_of_kind("Role")["rules"].clone();
+    assert_eq!(strings(&rules[0]["resourceNames"]), [options.election.unwrap().lease]);
 }

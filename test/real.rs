@@ -5,7 +5,7 @@
 use crate::contract::api::Api;
 use crate::contract::watches;
 use crate::support::disk::{self, MIB};
-use crate::support::{Agent, OwnControlPlane, Scratch, control_plane, eventually, left_out};
+use crate::support::{Agent, OwnControlPlane, Scratch, control_plane, eventually, kubectl_is_there};
 use local_pv_provisioner::kube::request::{self, all_rbac};
 use local_pv_provisioner::model::names;
 use serde_json::{Value, json};
@@ -188,8 +188,8 @@ fn kubectl(kubeconfig: &Path, args: &[&str]) -> String {
 
 #[test]
 fn with_the_rights_of_the_manifests_it_does_everything_and_outlives_the_api_server() {
-    if !Command::new("kubectl").args(["version", "--client"]).output().is_ok_and(|output| output.status.success()) {
-        return left_out("the rights of the manifests", "kubectl is not installed");
+    if !kubectl_is_there() {
+        return;
     }
     let Some(plane) = OwnControlPlane::start("own-plane") else { return };
     let admin = plane.kubeconfig();

@@ -2,14 +2,11 @@
 //! No test here passes or fails by a figure of speed.
 #![allow(clippy::unwrap_used)]
 
-use local_pv_provisioner::kube::client::{Code, RequestSample};
-use local_pv_provisioner::kube::request::{Resource, Verb};
-use local_pv_provisioner::model::cleaning::CleanResult;
 use local_pv_provisioner::serve::front::{MAX_CONNECTIONS, REQUEST_DEADLINE};
-use local_pv_provisioner::serve::{Board, Handle, Metrics, Server};
+use local_pv_provisioner::serve::{Board, Handle, METRICS_PATH, Metrics, Server};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,21 +17,25 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(4);
 /// Larger than what the kernel buffers on loopback in both directions, so that a reader who never reads blocks us.
 const MORE_THAN_BUFFERS: usize = 12 << 20;
 
-struct Served {
+pub(crate) struct Served {
     handle: Handle,
     metrics: Arc<Metrics>,
-    board: Arc<Board>,
+    pub(crate) board: Arc<Board>,
 }
 
 impl Served {
-    fn at(addr: &str) -> Served {
+    fn with(addr: &str, metrics_path: &str) -> Served {
         let metrics = Arc::new(Metrics::new("node-1").unwrap());
         let board = Arc::new(Board::new());
-        let handle = Server::spawn(addr, metrics.clone(), board.clone()).unwrap();
+        let handle = Server::spawn(addr, metrics_path, metrics.clone(), board.clone()).unwrap();
         Served { handle, metrics, board }
     }
 
-    fn start() -> Served {
+    fn at(addr: &str) -> Served {
+        Served::with(addr, METRICS_PATH)
+    }
+
+    pub(crate) fn start() -> Served {
         Served::at("127.0.0.1:0")
     }
 
@@ -52,7 +53,7 @@ impl Served {
     }
 
     /// Status and body of a GET.
-    fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
         let answer = self.send(format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (status(head), body.to_owned())
@@ -113,52 +114,49 @@ fn the_seeds_gauges_are_there_with_their_label() {
     }
 }
 
+/// A probe that the original's users have asks for these bodies; a line more or less is another answer.
 #[test]
-fn a_state_that_is_not_named_any_more_goes_to_zero() {
-    let metrics = Metrics::new("n").unwrap();
-    metrics.set_device_states([("bound", 2), ("refused", 1)]);
-    metrics.set_device_states([("bound", 3)]);
-    let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-    assert!(text.contains("local_pv_provisioner_devices{node=\"n\",state=\"bound\"} 3"), "{text}");
-    assert!(text.contains("local_pv_provisioner_devices{node=\"n\",state=\"refused\"} 0"), "{text}");
+fn ready_answers_as_the_original_does_once_discovery_is_set_up() {
+    let served = Served::start();
+    for page in ["/ready", "/ready?verbose", "/ready/DiscovererReadyzCheck"] {
+        assert_eq!(served.get(page).0, 404, "{page} before discovery is set up");
+    }
+    assert!(!served.get("/").1.contains("/ready "), "it is listed before it is there");
+
+    let said = |page: &str, code: u16, body: &str| assert_eq!(served.get(page), (code, body.to_owned()), "{page}");
+    served.board.set_discovery_ready(false);
+    let failed = "[-]DiscovererReadyzCheck failed: reason withheld\nready check failed\n";
+    said("/ready", 500, failed);
+    said("/ready?verbose=1", 500, failed);
+    said("/ready?exclude=DiscovererReadyzCheck", 200, "ok");
+    said("/ready/DiscovererReadyzCheck", 500, "internal server error: discovererNotReady\n");
+    assert!(served.get("/").1.contains("/ready "));
+
+    served.board.set_discovery_ready(true);
+    said("/ready", 200, "ok");
+    said("/ready?verbose", 200, "[+]DiscovererReadyzCheck ok\nready check passed\n");
+    said("/ready/DiscovererReadyzCheck", 200, "ok");
+    assert_eq!(served.get("/ready/").0, 404);
+    assert_eq!(served.get("/ready/OtherCheck").0, 404);
+    assert_eq!(served.get("/readyz").0, 503, "the node's own readiness is another question");
 }
 
 #[test]
-fn promtool_finds_nothing_to_say_about_the_metrics() {
-    let metrics = Metrics::new("node-1").unwrap();
-    metrics.set_device_totals(1, 0);
-    metrics.set_device_states([("available", 1)]);
-    metrics.set_settings_valid(true);
-    metrics.set_memory_intact(true);
-    metrics.set_cleanings_running(1);
-    let cleaned = CleanResult::Cleaned { bytes: 1, method: "punch-hole" };
-    metrics.cleaning_ended(&cleaned, Duration::from_secs(1));
-    metrics.add_cleaned_bytes(1);
-    let sample = |code| RequestSample { verb: Verb::List, resource: Resource::PersistentVolumes, code, seconds: 0.003 };
-    metrics.api_request(&sample(Code::Http(200)));
-    metrics.api_request(&sample(Code::Timeout));
-    metrics.watch_restarted(Resource::Nodes);
-    metrics.event_written("DeviceRefused");
-    let text = metrics.render().unwrap();
-
-    let promtool = Command::new("promtool")
-        .args(["check", "metrics"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn();
-    let mut promtool = match promtool {
-        Ok(child) => child,
-        Err(e) if e.kind() == ErrorKind::NotFound && std::env::var_os("CI").is_none_or(|ci| ci != "true") => {
-            eprintln!("LEFT OUT: promtool is not installed (Debian: apt-get install prometheus)");
-            return;
+fn the_metrics_are_at_the_path_that_is_asked_for_too() {
+    let served = Served::with("127.0.0.1:0", "/m");
+    for path in ["/m", "/metrics"] {
+        let (code, text) = served.get(path);
+        assert!(code == 200 && text.contains("local_pv_provisioner_build_info"), "{path}: {code}");
+    }
+    assert_eq!(served.get("/m/").0, 404);
+    assert!(served.get("/").1.contains("\n/m "));
+    assert!(Served::with("127.0.0.1:0", "/").get("/").1.contains("local_pv_provisioner_build_info"));
+    for taken in ["/healthz", "/status", "/ready"] {
+        match Server::spawn("127.0.0.1:0", taken, served.metrics.clone(), served.board.clone()) {
+            Ok(_) => panic!("the metrics hide {taken}, or it hides them"),
+            Err(error) => assert!(error.to_string().contains("--metrics-path"), "{error}"),
         }
-        Err(e) => panic!("promtool: {e}"),
-    };
-    promtool.stdin.take().unwrap().write_all(&text).unwrap();
-    let output = promtool.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.trim().is_empty(), "{said}\n{}", String::from_utf8_lossy(&text));
+    }
 }
 
 #[test]
@@ -361,21 +359,21 @@ fn an_empty_host_means_every_address_and_ipv6_too() {
 }
 
 #[test]
-fn an_address_that_is_taken_is_one_line_naming_address_and_flag() {
+fn an_address_that_is_taken_is_one_line_naming_it() {
     let served = Served::start();
     let addr = served.addr().to_string();
     let metrics = Arc::new(Metrics::new("n").unwrap());
-    let error = match Server::spawn(&addr, metrics, Arc::new(Board::new())) {
+    let error = match Server::spawn(&addr, METRICS_PATH, metrics, Arc::new(Board::new())) {
         Ok(_) => panic!("two servers on {addr}"),
         Err(error) => error,
     };
     let line = format!("{error}: {}", std::error::Error::source(&error).unwrap());
-    assert!(line.contains(&addr) && line.contains("--metrics-addr") && line.contains("in use"), "{line}");
+    assert!(line.contains(&addr) && line.contains("in use"), "{line}");
 }
 
 #[test]
 fn zero_switches_the_server_off() {
-    let off = Server::spawn("0", Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new())).unwrap();
+    let off = Server::spawn("0", METRICS_PATH, Arc::new(Metrics::new("n").unwrap()), Arc::new(Board::new())).unwrap();
     assert_eq!(off.addr(), None);
     off.stop();
 }

@@ -2,14 +2,20 @@
 //!
 //! The device is held from before the first check to after the last byte without a gap, and everything is asked of the
 //! open device; the path is looked at only to see that it still leads there. Nothing is written before `Proceed`.
+//! The one exception to the gap is a class's own program ([`super::program`]).
 
-use super::method::{Ended, Method, Used, Watch};
+use super::course::{Course, Task};
+use super::directory;
+use super::method::{Ended, Method, Watch};
+use super::program;
+use super::throttle::Throttle;
 use crate::host::block::{BlockError, BlockFile};
 use crate::model::chain::chain;
 use crate::model::cleaning::{CleanEvent, CleanJob, CleanResult, Cleaning, Permission};
-use crate::model::device::{Content, Evidence, InUse};
-use crate::model::ranges::Ranges;
+use crate::model::device::{Content, Evidence, InUse, Place};
+use crate::model::discovery::Cleaner;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,9 +33,13 @@ pub struct Checks {
     pub verify: Arc<Verify>,
     /// What the open device holds, for the cleaning that is to follow.
     pub content: Arc<ReadContent>,
+    /// As `verify`, for an open directory: boot, identity of its filesystem, that the path is still a mount point and
+    /// leads to it, that nobody else has it mounted.
+    pub verify_directory: Arc<VerifyDirectory>,
 }
 
 pub type Verify = dyn Fn(&Evidence, &Path, &BlockFile) -> Result<(), CleanResult> + Send + Sync;
+pub type VerifyDirectory = dyn Fn(&Evidence, &Path, BorrowedFd) -> Result<(), CleanResult> + Send + Sync;
 pub type ReadContent = dyn Fn(&BlockFile, u64, Cleaning) -> Content + Send + Sync;
 
 /// What the pool tells a job.
@@ -68,11 +78,11 @@ impl Shared {
         }
     }
 
-    fn stopped(&self) -> bool {
+    pub(super) fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn sign(&self) {
+    pub(super) fn sign(&self) {
         self.last_sign.store(self.born.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 }
@@ -87,11 +97,16 @@ impl Default for Shared {
 pub fn run(
     job: &CleanJob,
     checks: &Checks,
+    limit: &Throttle,
     orders: &Receiver<Order>,
     shared: &Shared,
     tell: &dyn Fn(CleanEvent),
 ) -> CleanResult {
-    match clean(job, checks, orders, shared, tell) {
+    let ended = match job.evidence.place {
+        Place::Directory { .. } => directory::clean(job, checks, orders, shared, tell),
+        Place::Block { .. } | Place::File { .. } => clean(job, checks, limit, orders, shared, tell),
+    };
+    match ended {
         Ok(result) | Err(result) => result,
     }
 }
@@ -100,13 +115,18 @@ pub fn run(
 fn clean(
     job: &CleanJob,
     checks: &Checks,
+    limit: &Throttle,
     orders: &Receiver<Order>,
     shared: &Shared,
     tell: &dyn Fn(CleanEvent),
 ) -> Result<CleanResult, CleanResult> {
     let size = job.evidence.size;
-    let plan = Ranges::of(job.cleaning, size);
-    let from = plan.resume_at(job.resume_at);
+    let task = Task::of(job).map_err(|error| CleanResult::Failed { error: error.to_string() })?;
+    let from = match &task {
+        Task::Course(course) => course.resume_at(job.resume_at),
+        // Nobody but the program knows how far it came.
+        Task::Program(_) => 0,
+    };
     // Armed or not, what an earlier run has done stays done.
     let cancelled = || CleanResult::Cancelled { done: from };
     let go_on = || if shared.stopped() { Err(cancelled()) } else { Ok(()) };
@@ -124,26 +144,7 @@ fn clean(
         go_on()?;
     }
 
-    // A `Proceed` from before `Armed` answers nothing; an order to stop counts whenever it came.
-    while let Ok(order) = orders.try_recv() {
-        match order {
-            Order::Proceed => log::error!("cleaning {:?} was told to proceed before it was armed", job.id),
-            Order::LetGo(why) => return Err(CleanResult::Stale { why }),
-            Order::Cancel => return Err(cancelled()),
-        }
-    }
-    shared.last_sign.store(WAITING, Ordering::Relaxed);
-    tell(CleanEvent::Armed { id: job.id });
-    let order = orders.recv_timeout(PATIENCE);
-    shared.sign();
-    match order {
-        Ok(Order::Proceed) => {}
-        Ok(Order::LetGo(why)) => return Err(CleanResult::Stale { why }),
-        Ok(Order::Cancel) | Err(RecvTimeoutError::Disconnected) => return Err(cancelled()),
-        Err(RecvTimeoutError::Timeout) => {
-            return Err(CleanResult::Stale { why: "nobody answered whether to go on".to_owned() });
-        }
-    }
+    arm(job, from, orders, shared, tell)?;
     // The answer took its time. What a holder of the device does not keep out can have happened in between: a loop
     // device on it, another device behind the number, a plain write.
     go_on()?;
@@ -155,29 +156,41 @@ fn clean(
     shared.sign();
     go_on()?;
 
-    let had_partitions = file.has_partitions();
-    let watch = JobWatch { job, shared, tell, total: plan.total() };
-    let name = job.path.to_string_lossy();
-    let method = Method { medium: &file, cleaning: job.cleaning, plan: &plan, size, watch: &watch, name: &name };
-    let used = match method.write(from) {
-        Ok(used) => used,
-        Err(ended) => return Ok(not_finished(ended)),
-    };
-    if had_partitions && let Err(error) = file.reread_partitions() {
-        // They stay visible, so that the disk counts as one with partitions and is not offered.
-        log::warn!("{}: {}", job.path.display(), chain(&error));
-    }
-    if let Err(result) = compare(&job.evidence, &file).and_then(|()| {
-        shared.sign();
-        (checks.verify)(&job.evidence, &job.path, &file)
-    }) {
-        return Ok(after_writing(result));
-    }
-    shared.sign();
-    Ok(match method.read_back(used) {
-        Ok(used) => finished(plan.total() - from, used),
-        Err(ended) => not_finished(ended),
+    let running = Running { job, checks, limit, shared, tell };
+    Ok(match task {
+        Task::Course(course) => running.course(&file, &course, from),
+        Task::Program(argv) => running.program(file, argv),
     })
+}
+
+/// Says that the device is held, and waits for the word to write. `from` is what an earlier run has done.
+pub(super) fn arm(
+    job: &CleanJob,
+    from: u64,
+    orders: &Receiver<Order>,
+    shared: &Shared,
+    tell: &dyn Fn(CleanEvent),
+) -> Result<(), CleanResult> {
+    // A `Proceed` from before `Armed` answers nothing; an order to stop counts whenever it came.
+    while let Ok(order) = orders.try_recv() {
+        match order {
+            Order::Proceed => log::error!("cleaning {:?} was told to proceed before it was armed", job.id),
+            Order::LetGo(why) => return Err(CleanResult::Stale { why }),
+            Order::Cancel => return Err(CleanResult::Cancelled { done: from }),
+        }
+    }
+    shared.last_sign.store(WAITING, Ordering::Relaxed);
+    tell(CleanEvent::Armed { id: job.id });
+    let order = orders.recv_timeout(PATIENCE);
+    shared.sign();
+    match order {
+        Ok(Order::Proceed) => Ok(()),
+        Ok(Order::LetGo(why)) => Err(CleanResult::Stale { why }),
+        Ok(Order::Cancel) | Err(RecvTimeoutError::Disconnected) => Err(CleanResult::Cancelled { done: from }),
+        Err(RecvTimeoutError::Timeout) => {
+            Err(CleanResult::Stale { why: "nobody answered whether to go on".to_owned() })
+        }
+    }
 }
 
 fn not_opened(error: BlockError) -> CleanResult {
@@ -214,8 +227,92 @@ fn must_be_blank(checks: &Checks, file: &BlockFile, size: u64, cleaning: Cleanin
     }
 }
 
-fn finished(bytes: u64, used: Used) -> CleanResult {
-    CleanResult::Cleaned { bytes, method: used.as_str() }
+/// A job that may write.
+struct Running<'a> {
+    job: &'a CleanJob,
+    checks: &'a Checks,
+    limit: &'a Throttle,
+    shared: &'a Shared,
+    tell: &'a dyn Fn(CleanEvent),
+}
+
+impl Running<'_> {
+    fn course(&self, file: &BlockFile, course: &Course, from: u64) -> CleanResult {
+        let (job, size) = (self.job, self.job.evidence.size);
+        let had_partitions = file.has_partitions();
+        let watch = JobWatch { job, shared: self.shared, tell: self.tell, total: course.total() };
+        let name = job.path.to_string_lossy();
+        let method = Method { medium: file, course, size, limit: self.limit, watch: &watch, name: &name };
+        let used = match method.write(from) {
+            Ok(used) => used,
+            Err(ended) => return not_finished(ended),
+        };
+        self.forget_partitions(file, had_partitions);
+        if let Err(result) = self.still_ours(file) {
+            return after_writing(result);
+        }
+        match method.read_back(used).map(|used| self.looks_blank(file).map(|()| used)) {
+            Ok(Ok(used)) => CleanResult::Cleaned { bytes: course.total() - from, method: course.method(used.as_str()) },
+            Ok(Err(error)) => CleanResult::Failed { error },
+            Err(ended) => not_finished(ended),
+        }
+    }
+
+    /// The class's program opens the device itself, exclusively if it is careful: held by us, it would be told that it
+    /// is in use. So it is let go of in between, and what that let happen is looked for afterwards.
+    fn program(&self, file: BlockFile, argv: &[String]) -> CleanResult {
+        let had_partitions = file.has_partitions();
+        drop(file);
+        let stopped = || self.shared.stopped();
+        match program::run(argv, &self.job.path, &stopped, &|| self.shared.sign()) {
+            Ok(program::Ended::Well) => {}
+            Ok(program::Ended::Stopped) => return CleanResult::Cancelled { done: 0 },
+            Err(error) => return CleanResult::Failed { error: chain(&error) },
+        }
+        let file = match BlockFile::open_exclusive(&self.job.path) {
+            Ok(file) => file,
+            Err(error) => return after_writing(not_opened(error)),
+        };
+        self.shared.sign();
+        if let Err(result) = self.still_ours(&file) {
+            return after_writing(result);
+        }
+        if let Err(error) = file.flush() {
+            return CleanResult::Failed { error: chain(&error) };
+        }
+        self.forget_partitions(&file, had_partitions);
+        CleanResult::Cleaned { bytes: self.job.evidence.size, method: "command" }
+    }
+
+    fn forget_partitions(&self, file: &BlockFile, had_partitions: bool) {
+        if had_partitions && let Err(error) = file.reread_partitions() {
+            // They stay visible, so that the disk counts as one with partitions and is not offered.
+            log::warn!("{}: {}", self.job.path.display(), chain(&error));
+        }
+    }
+
+    fn still_ours(&self, file: &BlockFile) -> Result<(), CleanResult> {
+        compare(&self.job.evidence, file)?;
+        self.shared.sign();
+        (self.checks.verify)(&self.job.evidence, &self.job.path, file)?;
+        self.shared.sign();
+        Ok(())
+    }
+
+    /// A reset promises that nobody finds a filesystem, a partition table or a label any more, so they are looked for.
+    fn looks_blank(&self, file: &BlockFile) -> Result<(), String> {
+        if self.job.cleaner != Some(Cleaner::QuickReset) {
+            return Ok(());
+        }
+        let content = (self.checks.content)(file, self.job.evidence.size, Cleaning::Quick);
+        self.shared.sign();
+        match content {
+            Content::Blank => Ok(()),
+            Content::Data { found } => Err(format!("after its reset it still shows {}", found.join(", "))),
+            Content::Unreadable { error } => Err(error),
+            Content::NotRead => Err("its content was not read".to_owned()),
+        }
+    }
 }
 
 fn not_finished(ended: Ended) -> CleanResult {
@@ -225,20 +322,23 @@ fn not_finished(ended: Ended) -> CleanResult {
     }
 }
 
-/// `Stale` and `InUse` promise that nothing was written: after the last byte they are a failure.
-fn after_writing(result: CleanResult) -> CleanResult {
+/// `Stale`, `InUse` and `NotBlank` promise that nothing was written: after the last byte they are a failure.
+pub(super) fn after_writing(result: CleanResult) -> CleanResult {
     match result {
         CleanResult::InUse { why } => CleanResult::Failed { error: format!("while it was cleaned: {why}") },
         CleanResult::Stale { why } => CleanResult::Failed { error: format!("while it was cleaned: {why}") },
+        CleanResult::NotBlank { found } => {
+            CleanResult::Failed { error: format!("while it was cleaned: {} came into it", found.join(", ")) }
+        }
         other => other,
     }
 }
 
-struct JobWatch<'a> {
-    job: &'a CleanJob,
-    shared: &'a Shared,
-    tell: &'a dyn Fn(CleanEvent),
-    total: u64,
+pub(super) struct JobWatch<'a> {
+    pub(super) job: &'a CleanJob,
+    pub(super) shared: &'a Shared,
+    pub(super) tell: &'a dyn Fn(CleanEvent),
+    pub(super) total: u64,
 }
 
 impl Watch for JobWatch<'_> {

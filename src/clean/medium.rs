@@ -9,7 +9,9 @@ pub trait Medium {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, BlockError>;
     fn zero(&self, offset: u64, len: u64) -> Result<Way, BlockError>;
     fn zero_by(&self, way: Way, offset: u64, len: u64) -> Result<(), BlockError>;
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), BlockError>;
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError>;
+    fn secure_discard(&self, offset: u64, len: u64) -> Result<(), BlockError>;
     fn flush(&self) -> Result<(), BlockError>;
 }
 
@@ -34,8 +36,16 @@ impl Medium for BlockFile {
         self.zero_by(way, offset, len)
     }
 
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), BlockError> {
+        self.write_at(offset, bytes)
+    }
+
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
         self.discard(offset, len)
+    }
+
+    fn secure_discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.secure_discard(offset, len)
     }
 
     fn flush(&self) -> Result<(), BlockError> {

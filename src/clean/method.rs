@@ -1,13 +1,15 @@
-//! Makes the ranges of a plan zero, chunk by chunk, and reads back that they are.
+//! Carries out a course, chunk by chunk, and reads back what it promises.
 //!
 //! Owns the order: write, flush, count; nothing is counted as done that a power cut could take back. It refuses to
 //! look at what it overwrites: permission is the caller's business.
 
+use super::course::{Course, Pass};
 use super::medium::Medium;
+use super::random::{Random, RandomError};
+use super::throttle::Throttle;
 use crate::host::block::{BlockError, Way};
 use crate::host::buffer::{AlignedBuf, is_zero};
-use crate::model::cleaning::Cleaning;
-use crate::model::ranges::{CHUNK, Chunk, Ranges, SAMPLE};
+use crate::model::ranges::{CHUNK, Chunk, SAMPLE};
 use std::time::{Duration, Instant};
 
 /// How often what was written is flushed and told. A restart repeats at most so much work.
@@ -23,8 +25,19 @@ const CALL_TIME: Duration = Duration::from_millis(250);
 /// The smallest chunk that adapting leads to.
 const MIN_CHUNK: u64 = 1 << 20;
 
+/// The largest: a device that makes zeros by noting them takes as long for a call as for a hundred MiB, and one that
+/// stops doing so in the middle of it still ends it within 2 s if it writes at the speed of the slowest disks.
+const MAX_CHUNK: u64 = 64 << 20;
+
 /// How much is read back at a time: several devices are cleaned at once, and the whole agent fits into a few MiB.
 const READ_LEN: u64 = 128 << 10;
+
+/// How much is made random at a time: it stays in the processor's cache until it is written, and is large enough for
+/// a disk's full speed.
+const RANDOM_LEN: u64 = 512 << 10;
+
+/// How often a cleaning that waits for its turn looks whether to stop.
+const WAIT_STEP: Duration = Duration::from_millis(100);
 
 /// What the cleaning is told, and tells, while it works.
 pub trait Watch {
@@ -32,7 +45,7 @@ pub trait Watch {
     fn stopped(&self) -> bool;
     /// A sign of life: a call to the device has returned.
     fn alive(&self);
-    /// So many bytes of the plan are zero on the medium.
+    /// So many bytes of the course are done and on the medium.
     fn done(&self, done: u64);
 }
 
@@ -40,16 +53,20 @@ pub trait Watch {
 pub enum MethodError {
     #[error(transparent)]
     Block(#[from] BlockError),
+    #[error(transparent)]
+    Random(#[from] RandomError),
     #[error("its size changed from {was} to {is} bytes while it was cleaned")]
     Resized { was: u64, is: u64 },
     #[error("{len} bytes at {offset} do not read zero, although zeros were written")]
     NotZero { offset: u64, len: u64 },
+    #[error("the block at {offset} does not read as the random bytes that were written")]
+    NotWritten { offset: u64 },
 }
 
 /// Why it ended before its end.
 #[derive(Debug)]
 pub enum Ended {
-    /// `done` bytes of the plan are zero and flushed.
+    /// `done` bytes of the course are done and flushed.
     Cancelled {
         done: u64,
     },
@@ -65,22 +82,26 @@ impl<E: Into<MethodError>> From<E> for Ended {
 /// One cleaning of an open device.
 pub struct Method<'a> {
     pub medium: &'a dyn Medium,
-    pub cleaning: Cleaning,
-    pub plan: &'a Ranges,
+    pub course: &'a Course,
     /// Bytes; the device must keep this size.
     pub size: u64,
+    pub limit: &'a Throttle,
     pub watch: &'a dyn Watch,
     /// What the log calls the device.
     pub name: &'a str,
 }
 
-/// How the bytes were made zero: the slowest way that was needed for any of them.
+/// How it was done: the slowest way that was needed for any of the bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Used {
     /// Everything had been written by an earlier run.
     Nothing,
     Discard,
+    /// A discard that is not read back.
+    Told,
+    SecureDiscard,
     Zero(Way),
+    Random,
 }
 
 impl Used {
@@ -88,13 +109,39 @@ impl Used {
         match self {
             Used::Nothing => "read-back",
             Used::Discard => "discard",
+            Used::Told => "blkdiscard",
+            Used::SecureDiscard => "secure-discard",
             Used::Zero(way) => way.as_str(),
+            Used::Random => "shred",
         }
+    }
+
+    /// Whether bytes went to the device. Where it has no zeros of its own the kernel writes them for all ways but
+    /// the first, and only the first one's failure leads to those.
+    fn writes(self) -> bool {
+        !matches!(self, Used::Nothing | Used::Discard | Used::Told | Used::SecureDiscard | Used::Zero(Way::PunchHole))
     }
 }
 
+/// What is in the making during one [`Method::write`].
+struct Hand {
+    discards: bool,
+    random: Option<Noise>,
+}
+
+/// A pass of random bytes.
+struct Noise {
+    source: Random,
+    buf: AlignedBuf,
+    /// Offset and first bytes of blocks that this pass wrote, to be read back at its end.
+    proofs: Vec<(u64, [u8; PROOF])>,
+}
+
+/// How much of a block proves that it was written: two blocks that agree by chance do not occur.
+const PROOF: usize = 16;
+
 impl Method<'_> {
-    /// Makes the plan zero from this position to its end, and flushes.
+    /// Carries the course from this position to its end, and flushes.
     pub fn write(&self, from: u64) -> Result<Used, Ended> {
         let mut used = Used::Nothing;
         let mut position = from;
@@ -102,25 +149,31 @@ impl Method<'_> {
         let mut flushed_at = Instant::now();
         let mut in_cache = 0;
         let mut limit = CHUNK;
-        let mut discards = self.cleaning == Cleaning::Discard;
-        while let Some(chunk) = self.plan.chunk_at(position) {
+        let mut hand = Hand { discards: true, random: None };
+        while let Some((pass, chunk)) = self.course.chunk_at(position, limit.min(self.limit.at_once())) {
             if self.watch.stopped() {
                 return Err(Ended::Cancelled { done: flushed });
             }
             self.same_size()?;
-            let chunk = Chunk { len: chunk.len.min(limit), ..chunk };
+            // The bytes of a random pass go to the medium one and all: how fast it takes them shows with a small chunk.
+            let begins = pass == Pass::Random && hand.random.is_none();
+            let chunk = Chunk { len: if begins { chunk.len.min(MIN_CHUNK) } else { chunk.len }, ..chunk };
             let before = Instant::now();
-            let way = self.chunk(chunk, &mut discards)?;
+            let way = self.chunk(pass, chunk, &mut hand)?;
             self.watch.alive();
-            limit = adapted(limit, before.elapsed());
+            limit = adapted(if begins { MIN_CHUNK } else { limit }, before.elapsed());
             used = used.max(way);
             position += chunk.len;
-            if way == Used::Zero(Way::Write) {
+            if matches!(way, Used::Zero(Way::Write) | Used::Random) {
                 in_cache += chunk.len;
             }
-            if flushed_at.elapsed() >= FLUSH_EVERY || in_cache >= FLUSH_BYTES {
+            let ends_pass = self.course.ends_pass(position);
+            if ends_pass || flushed_at.elapsed() >= FLUSH_EVERY || in_cache >= FLUSH_BYTES {
                 self.medium.flush()?;
                 self.watch.alive();
+                if ends_pass && let Some(noise) = hand.random.take() {
+                    self.proved(&noise)?;
+                }
                 in_cache = 0;
                 flushed = position;
                 if flushed_at.elapsed() >= FLUSH_EVERY {
@@ -128,10 +181,16 @@ impl Method<'_> {
                     flushed_at = Instant::now();
                 }
             }
+            if way.writes() {
+                self.take_turns(chunk.len, flushed)?;
+            }
         }
-        // Also when there was nothing left to write: an earlier run's last flush may never have come.
-        self.medium.flush()?;
-        self.watch.alive();
+        self.same_size()?;
+        if used == Used::Nothing {
+            // There was nothing left to write, but an earlier run's last flush may never have come.
+            self.medium.flush()?;
+            self.watch.alive();
+        }
         Ok(used)
     }
 
@@ -141,10 +200,18 @@ impl Method<'_> {
         if self.sample_is_zero()? {
             return Ok(used);
         }
+        if !self.course.ends_in_zeros() {
+            // Whoever chose it chose that; but what it leaves is no secret.
+            let (name, method) = (self.name, used.as_str());
+            log::warn!(
+                "{name}: still reads data after {method}; the methods discard and zero promise that it does not"
+            );
+            return Ok(used);
+        }
         log::warn!("{}: does not read zero where it acknowledged zeros; reading all of it back", self.name);
         let mut buf = AlignedBuf::zeroed(READ_LEN as usize);
         let mut repaired = used;
-        for chunk in self.plan.chunks() {
+        for chunk in self.course.plan().chunks() {
             if self.watch.stopped() {
                 // What was counted as done is not what it seemed to be.
                 return Err(Ended::Cancelled { done: 0 });
@@ -155,32 +222,108 @@ impl Method<'_> {
             }
             self.medium.zero_by(Way::Write, chunk.offset, chunk.len)?;
             self.medium.flush()?;
-            repaired = Used::Zero(Way::Write);
+            repaired = repaired.max(Used::Zero(Way::Write));
             if !self.reads_zero(chunk.offset, chunk.len, &mut buf)? {
                 return Err(MethodError::NotZero { offset: chunk.offset, len: chunk.len }.into());
             }
+            self.take_turns(chunk.len, 0)?;
         }
         Ok(repaired)
     }
 
-    fn chunk(&self, chunk: Chunk, discards: &mut bool) -> Result<Used, Ended> {
-        if *discards {
-            // Read back in whole: what a discarded block reads is up to the device, block by block.
-            let mut buf = AlignedBuf::zeroed(READ_LEN as usize);
-            let discarded = self.medium.discard(chunk.offset, chunk.len);
-            if discarded.is_ok() && self.reads_zero(chunk.offset, chunk.len, &mut buf)? {
-                return Ok(Used::Discard);
+    fn chunk(&self, pass: Pass, chunk: Chunk, hand: &mut Hand) -> Result<Used, Ended> {
+        match pass {
+            Pass::Random => return self.noise(chunk, hand),
+            Pass::Discard => {
+                self.medium.discard(chunk.offset, chunk.len)?;
+                return Ok(Used::Told);
             }
-            // A device that cannot, or does not read zero afterwards, will not do better at the next chunk.
-            *discards = false;
+            Pass::SecureDiscard => {
+                self.medium.secure_discard(chunk.offset, chunk.len)?;
+                return Ok(Used::SecureDiscard);
+            }
+            Pass::DiscardOrZero if hand.discards => {
+                // Read back in whole: what a discarded block reads is up to the device, block by block.
+                let mut buf = AlignedBuf::zeroed(READ_LEN as usize);
+                let discarded = self.medium.discard(chunk.offset, chunk.len);
+                if discarded.is_ok() && self.reads_zero(chunk.offset, chunk.len, &mut buf)? {
+                    return Ok(Used::Discard);
+                }
+                // A device that cannot, or does not read zero afterwards, will not do better at the next chunk.
+                hand.discards = false;
+            }
+            Pass::DiscardOrZero | Pass::Zero => {}
         }
         Ok(Used::Zero(self.medium.zero(chunk.offset, chunk.len)?))
     }
 
+    fn noise(&self, chunk: Chunk, hand: &mut Hand) -> Result<Used, Ended> {
+        let noise = match &mut hand.random {
+            Some(noise) => noise,
+            // A pass that is taken up goes on with other bytes than it began with; none of them is needed again.
+            none => none.insert(Noise {
+                source: Random::new()?,
+                buf: AlignedBuf::zeroed(RANDOM_LEN as usize),
+                proofs: Vec::new(),
+            }),
+        };
+        let samples = self.course.plan().samples();
+        let end = chunk.offset + chunk.len;
+        let mut at = chunk.offset;
+        while at < end {
+            let len = (end - at).min(RANDOM_LEN);
+            noise.source.stir(&mut noise.buf)?;
+            self.medium.write_at(at, &noise.buf[..len as usize])?;
+            self.watch.alive();
+            for sample in samples.iter().filter(|sample| (at..at + len).contains(sample)) {
+                let from = (sample - at) as usize;
+                if let Some(proof) = noise.buf[..len as usize].get(from..from + PROOF).and_then(|p| p.try_into().ok()) {
+                    noise.proofs.push((*sample, proof));
+                }
+            }
+            at += len;
+        }
+        Ok(Used::Random)
+    }
+
+    /// Whether a pass of random bytes is on the medium, as far as a sample can tell.
+    fn proved(&self, noise: &Noise) -> Result<(), Ended> {
+        let mut buf = AlignedBuf::zeroed(READ_LEN as usize);
+        let align = self.medium.align();
+        for (offset, proof) in &noise.proofs {
+            let start = offset - offset % align;
+            let whole = (offset - start + SAMPLE).next_multiple_of(align) as usize;
+            let read = self.medium.read_at(start, &mut buf[..whole])?;
+            self.watch.alive();
+            let from = (offset - start) as usize;
+            if buf[..read].get(from..from + PROOF) != Some(proof) {
+                return Err(MethodError::NotWritten { offset: *offset }.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until other cleanings, or nobody, may write as well.
+    fn take_turns(&self, wrote: u64, flushed: u64) -> Result<(), Ended> {
+        let until = self.limit.wrote(wrote, Instant::now());
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            if self.watch.stopped() {
+                return Err(Ended::Cancelled { done: flushed });
+            }
+            self.watch.alive();
+            std::thread::sleep(left.min(WAIT_STEP));
+        }
+    }
+
     fn sample_is_zero(&self) -> Result<bool, Ended> {
         let mut buf = AlignedBuf::zeroed(READ_LEN as usize);
-        let mut offsets = self.plan.samples();
-        for range in self.plan.as_slice() {
+        let plan = self.course.plan();
+        let mut offsets = plan.samples();
+        for range in plan.as_slice() {
             offsets.push(range.start);
             offsets.push(range.end.saturating_sub(SAMPLE).max(range.start));
         }
@@ -188,7 +331,7 @@ impl Method<'_> {
         offsets.dedup();
         for offset in offsets {
             if self.watch.stopped() {
-                return Err(Ended::Cancelled { done: self.plan.total() });
+                return Err(Ended::Cancelled { done: self.course.total() });
             }
             let len = SAMPLE.min(self.size - offset);
             // A block that cannot be read counts as one that is not zero: writing it can heal it.
@@ -233,7 +376,7 @@ fn adapted(limit: u64, took: Duration) -> u64 {
     if took > CALL_TIME {
         (limit / 2).max(MIN_CHUNK)
     } else if took < CALL_TIME / 4 {
-        (limit * 2).min(CHUNK)
+        (limit * 2).min(MAX_CHUNK)
     } else {
         limit
     }
@@ -242,6 +385,8 @@ fn adapted(limit: u64, took: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::cleaning::Cleaning;
+    use crate::model::ranges::Ranges;
     use std::cell::{Cell, RefCell};
     use std::io;
 
@@ -252,32 +397,38 @@ mod tests {
         io::Error::from_raw_os_error(5)
     }
 
-    /// A device in memory that can lie, fail and shrink. One byte stands for 4 KiB: whether the block is zero.
+    /// What stands in one block of 4 KiB, again and again.
+    type Block = [u8; 16];
+    const ZERO: Block = [0; 16];
+    /// What was there before.
+    const OLD: Block = [1; 16];
+
+    /// A device in memory that can lie, fail and shrink.
     struct Fake {
-        dirty: RefCell<Vec<bool>>,
+        blocks: RefCell<Vec<Block>>,
         size: Cell<u64>,
-        /// Answers "zeroed" and does nothing, but for plain writes.
+        /// Answers "zeroed" and does nothing, but for plain writes of zeros.
         lies: bool,
         /// Discards these blocks only.
         discards: fn(usize) -> bool,
         discard_missing: bool,
-        /// Nothing makes this block zero.
+        /// Nothing changes this block.
         stuck: Option<usize>,
         /// Fails calls from this one on.
         fails_from: u64,
         /// Shrinks after so many calls.
         shrinks_after: u64,
         calls: Cell<u64>,
-        flushed: RefCell<Vec<bool>>,
+        flushed: RefCell<Vec<Block>>,
         slow: Duration,
     }
 
     impl Default for Fake {
         fn default() -> Fake {
-            let dirty = vec![true; (SIZE / 4096) as usize];
+            let blocks = vec![OLD; (SIZE / 4096) as usize];
             Fake {
-                flushed: RefCell::new(dirty.clone()),
-                dirty: RefCell::new(dirty),
+                flushed: RefCell::new(blocks.clone()),
+                blocks: RefCell::new(blocks),
                 size: Cell::new(SIZE),
                 lies: false,
                 discards: |_| true,
@@ -305,13 +456,13 @@ mod tests {
             assert!(offset.is_multiple_of(4096) && len.is_multiple_of(4096), "not aligned");
             for block in (offset / 4096) as usize..((offset + len) / 4096) as usize {
                 if which(block) && self.stuck != Some(block) {
-                    self.dirty.borrow_mut()[block] = false;
+                    self.blocks.borrow_mut()[block] = ZERO;
                 }
             }
         }
 
         fn clean(&self) -> bool {
-            self.dirty.borrow().iter().all(|dirty| !dirty)
+            self.blocks.borrow().iter().all(|block| *block == ZERO)
         }
     }
 
@@ -328,9 +479,31 @@ mod tests {
             self.call().map_err(|source| BlockError::Read { offset, len: buf.len(), source })?;
             assert!(offset.is_multiple_of(4096) && buf.len().is_multiple_of(4096), "not aligned");
             for (i, block) in buf.chunks_mut(4096).enumerate() {
-                block.fill(u8::from(self.dirty.borrow()[(offset / 4096) as usize + i]));
+                let holds = self.blocks.borrow()[(offset / 4096) as usize + i];
+                block.chunks_mut(16).for_each(|part| part.copy_from_slice(&holds));
             }
             Ok(buf.len())
+        }
+
+        fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), BlockError> {
+            self.call().map_err(|source| BlockError::Write { offset, len: bytes.len(), source })?;
+            assert!(offset.is_multiple_of(4096) && bytes.len().is_multiple_of(4096), "not aligned");
+            for (i, block) in bytes.chunks(4096).enumerate() {
+                let at = (offset / 4096) as usize + i;
+                if !self.lies && self.stuck != Some(at) {
+                    self.blocks.borrow_mut()[at].copy_from_slice(&block[..16]);
+                }
+            }
+            Ok(())
+        }
+
+        fn secure_discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+            if self.discard_missing {
+                return Err(BlockError::Unsupported { what: "secure discard" });
+            }
+            self.call().map_err(|source| BlockError::SecureDiscard { offset, len, source })?;
+            self.clear(offset, len, self.discards);
+            Ok(())
         }
 
         fn zero(&self, offset: u64, len: u64) -> Result<Way, BlockError> {
@@ -357,7 +530,7 @@ mod tests {
 
         fn flush(&self) -> Result<(), BlockError> {
             self.call().map_err(|source| BlockError::Flush { source })?;
-            self.flushed.replace(self.dirty.borrow().clone());
+            self.flushed.replace(self.blocks.borrow().clone());
             Ok(())
         }
     }
@@ -389,10 +562,26 @@ mod tests {
         }
     }
 
-    fn clean(fake: &Fake, cleaning: Cleaning, from: u64, watch: &Until) -> Result<Used, Ended> {
-        let plan = Ranges::of(cleaning, SIZE);
-        let method = Method { medium: fake, cleaning, plan: &plan, size: SIZE, watch, name: "fake" };
+    fn course(cleaning: Cleaning, passes: &[Pass]) -> Course {
+        Course::new(Ranges::of(cleaning, SIZE), passes.to_vec())
+    }
+
+    fn of(cleaning: Cleaning) -> Course {
+        course(cleaning, &[if cleaning == Cleaning::Discard { Pass::DiscardOrZero } else { Pass::Zero }])
+    }
+
+    fn shred() -> Course {
+        course(Cleaning::Zero, &[Pass::Random, Pass::Random, Pass::Zero])
+    }
+
+    fn carry_out(fake: &Fake, course: &Course, from: u64, watch: &Until) -> Result<Used, Ended> {
+        let limit = Throttle::default();
+        let method = Method { medium: fake, course, size: SIZE, limit: &limit, watch, name: "fake" };
         method.write(from).and_then(|used| method.read_back(used))
+    }
+
+    fn clean(fake: &Fake, cleaning: Cleaning, from: u64, watch: &Until) -> Result<Used, Ended> {
+        carry_out(fake, &of(cleaning), from, watch)
     }
 
     fn undisturbed(fake: &Fake, cleaning: Cleaning) -> Result<Used, Ended> {
@@ -406,7 +595,7 @@ mod tests {
             let used = undisturbed(&fake, cleaning).unwrap();
             assert_eq!(used.as_str(), if cleaning == Cleaning::Discard { "discard" } else { "punch-hole" });
             assert!(fake.clean());
-            assert!(fake.flushed.borrow().iter().all(|dirty| !dirty), "not flushed at the end");
+            assert!(fake.flushed.borrow().iter().all(|block| *block == ZERO), "not flushed at the end");
         }
     }
 
@@ -470,10 +659,10 @@ mod tests {
                         Ok(_) => break,
                         Err(Ended::Cancelled { done }) => {
                             // The power cut: only what was flushed is left.
-                            fake.dirty.replace(fake.flushed.borrow().clone());
-                            let dirty = fake.dirty.borrow();
-                            assert!(dirty[..(done / 4096) as usize].iter().all(|d| !d), "{stop_after} {done}");
-                            drop(dirty);
+                            fake.blocks.replace(fake.flushed.borrow().clone());
+                            let blocks = fake.blocks.borrow();
+                            assert!(blocks[..(done / 4096) as usize].iter().all(|b| *b == ZERO), "{stop_after} {done}");
+                            drop(blocks);
                             from = done;
                             watch = Until::signs(u64::MAX);
                         }
@@ -486,23 +675,131 @@ mod tests {
     }
 
     #[test]
+    fn a_shred_writes_noise_to_every_block_in_each_pass_before_it_zeroes() {
+        let passes = [Pass::Random, Pass::Random, Pass::Zero];
+        let mut before = vec![OLD; (SIZE / 4096) as usize];
+        for done in 1..=3 {
+            let fake = Fake::default();
+            // The course without the passes that come later.
+            let course = course(Cleaning::Zero, &passes[..done]);
+            let limit = Throttle::default();
+            let watch = Until::signs(u64::MAX);
+            let method =
+                Method { medium: &fake, course: &course, size: SIZE, limit: &limit, watch: &watch, name: "fake" };
+            method.write(0).unwrap();
+            let blocks = fake.blocks.borrow().clone();
+            assert_eq!(blocks, *fake.flushed.borrow());
+            if done < 3 {
+                assert!(blocks.iter().zip(&before).all(|(now, then)| now != then && *now != ZERO && *now != OLD));
+                let kinds: std::collections::BTreeSet<&Block> = blocks.iter().collect();
+                assert_eq!(kinds.len(), blocks.len(), "a block is written twice with the same bytes");
+            } else {
+                assert!(fake.clean());
+            }
+            before = blocks;
+        }
+        let fake = Fake::default();
+        assert_eq!(carry_out(&fake, &shred(), 0, &Until::signs(u64::MAX)).unwrap().as_str(), "shred");
+        assert!(fake.clean());
+    }
+
+    #[test]
+    fn noise_that_was_acknowledged_and_not_kept_is_a_failure() {
+        let sampled = (Ranges::of(Cleaning::Zero, SIZE).samples()[10] / 4096) as usize;
+        for fake in [Fake { lies: true, ..Fake::default() }, Fake { stuck: Some(sampled), ..Fake::default() }] {
+            let ended = carry_out(&fake, &shred(), 0, &Until::signs(u64::MAX)).unwrap_err();
+            assert!(matches!(ended, Ended::Failed(MethodError::NotWritten { .. })), "{ended:?}");
+        }
+    }
+
+    #[test]
+    fn a_shred_that_was_cancelled_anywhere_is_taken_up_in_its_pass_and_skips_no_block() {
+        let whole = Until::signs(u64::MAX);
+        carry_out(&Fake::default(), &shred(), 0, &whole).unwrap();
+        // One after each piece written: some of them will do.
+        for stop_after in (0..whole.signs.get()).step_by(11) {
+            let fake = Fake::default();
+            let Err(Ended::Cancelled { done }) = carry_out(&fake, &shred(), 0, &Until::signs(stop_after)) else {
+                panic!("{stop_after} of {} signs", whole.signs.get())
+            };
+            // The power cut: only what was flushed is left.
+            fake.blocks.replace(fake.flushed.borrow().clone());
+            let into = ((done % SIZE) / 4096) as usize;
+            let cut = fake.blocks.borrow().clone();
+            if done >= SIZE {
+                assert!(
+                    cut.iter().all(|block| *block != OLD),
+                    "{stop_after}: a later pass began before the first was over"
+                );
+            } else {
+                assert!(cut[..into].iter().all(|block| *block != OLD && *block != ZERO), "{stop_after} {done}");
+            }
+            // What is left of the pass is written anew, with other bytes.
+            let course = shred();
+            let from = course.resume_at(done);
+            let rest = Until::signs(u64::MAX);
+            let used = carry_out(&fake, &course, from, &rest).unwrap();
+            assert!(fake.clean(), "{stop_after}");
+            assert_eq!(used == Used::Random, from < 2 * SIZE, "{stop_after} {from}");
+        }
+    }
+
+    #[test]
+    fn a_discard_that_is_taken_at_its_word_fails_where_there_is_none_and_promises_no_zeros() {
+        for (pass, used) in [(Pass::Discard, Used::Told), (Pass::SecureDiscard, Used::SecureDiscard)] {
+            let course = course(Cleaning::Discard, &[pass]);
+            let lying = Fake { discards: |block| block != 5000, ..Fake::default() };
+            assert_eq!(carry_out(&lying, &course, 0, &Until::signs(u64::MAX)).unwrap(), used);
+            assert_eq!(lying.blocks.borrow().iter().filter(|block| **block == OLD).count(), 1);
+            let missing = Fake { discard_missing: true, ..Fake::default() };
+            let ended = carry_out(&missing, &course, 0, &Until::signs(u64::MAX)).unwrap_err();
+            assert!(matches!(ended, Ended::Failed(MethodError::Block(_))), "{ended:?}");
+            assert!(missing.blocks.borrow().iter().all(|block| *block == OLD), "something else was tried");
+        }
+    }
+
+    #[test]
+    fn the_limit_holds_what_is_written_and_not_what_is_only_noted() {
+        let limit = Throttle::new(Some(SIZE * 4));
+        let took = |passes: &[Pass]| {
+            let course = course(Cleaning::Zero, passes);
+            let (fake, watch) = (Fake::default(), Until::signs(u64::MAX));
+            let method =
+                Method { medium: &fake, course: &course, size: SIZE, limit: &limit, watch: &watch, name: "fake" };
+            let begun = Instant::now();
+            method.write(0).unwrap();
+            begun.elapsed()
+        };
+        // A pass is a quarter of a second at this rate, and one turn of that is given in advance.
+        let [noted, written] = [took(&[Pass::Zero; 8]), took(&[Pass::Random; 4])];
+        assert!(noted < Duration::from_millis(500), "{noted:?}");
+        assert!(written > Duration::from_millis(700), "{written:?}");
+    }
+
+    #[test]
+    fn a_cleaning_that_waits_for_its_turn_can_be_stopped() {
+        let limit = Throttle::new(Some(1));
+        let course = course(Cleaning::Zero, &[Pass::Random]);
+        let (fake, watch) = (Fake::default(), Until::signs(6));
+        let method = Method { medium: &fake, course: &course, size: SIZE, limit: &limit, watch: &watch, name: "fake" };
+        let begun = Instant::now();
+        assert!(matches!(method.write(0), Err(Ended::Cancelled { done: 0 })));
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+
+    #[test]
     fn slow_devices_get_smaller_chunks_and_progress_is_told_once_a_second() {
         assert_eq!(adapted(CHUNK, Duration::from_secs(1)), CHUNK / 2);
         assert_eq!(adapted(MIN_CHUNK, Duration::from_secs(1)), MIN_CHUNK);
         assert_eq!(adapted(MIN_CHUNK, Duration::from_millis(1)), 2 * MIN_CHUNK);
-        assert_eq!(adapted(CHUNK, Duration::from_millis(1)), CHUNK);
+        assert_eq!(adapted(CHUNK, Duration::from_millis(1)), 2 * CHUNK);
+        assert_eq!(adapted(MAX_CHUNK, Duration::from_millis(1)), MAX_CHUNK);
         // Two calls take longer than a second together, so the first flush comes after them.
         let slow = Fake { slow: Duration::from_millis(510), size: Cell::new(SIZE / 2), ..Fake::default() };
-        let plan = Ranges::of(Cleaning::Zero, SIZE / 2);
-        let watch = Until::signs(u64::MAX);
-        let method = Method {
-            medium: &slow,
-            cleaning: Cleaning::Zero,
-            plan: &plan,
-            size: SIZE / 2,
-            watch: &watch,
-            name: "fake",
-        };
+        let course = Course::new(Ranges::of(Cleaning::Zero, SIZE / 2), vec![Pass::Zero]);
+        let (watch, limit) = (Until::signs(u64::MAX), Throttle::default());
+        let method =
+            Method { medium: &slow, course: &course, size: SIZE / 2, limit: &limit, watch: &watch, name: "fake" };
         method.write(0).unwrap();
         assert_eq!(*watch.told.borrow(), [SIZE / 2]);
     }

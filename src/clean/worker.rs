@@ -4,6 +4,7 @@
 //! thread that hangs in the kernel is parked, and at the end left behind after a deadline.
 
 use super::job::{Checks, Order, Shared, run};
+use super::throttle::Throttle;
 use crate::model::cleaning::{CleanCommand, CleanEvent, CleanJob, CleanResult, JobId};
 use crate::model::device::Place;
 use crossbeam_channel::{Receiver, Sender, after, never, select, unbounded};
@@ -44,19 +45,22 @@ pub struct Cleaners {
 }
 
 impl Cleaners {
-    /// Starts the pool. `sink` gets every event, from several threads; it should not wait.
+    /// Starts the pool. `limit` is what all its cleanings share; `sink` gets every event, from several threads, and
+    /// should not wait.
     pub fn spawn(
         workers: usize,
+        limit: Throttle,
         commands: Receiver<CleanCommand>,
         checks: Checks,
         sink: impl Fn(CleanEvent) + Send + Sync + 'static,
     ) -> Result<Cleaners, CleanersError> {
-        Cleaners::spawn_with(SILENCE, workers, commands, checks, Arc::new(sink))
+        Cleaners::spawn_with(SILENCE, workers, limit, commands, checks, Arc::new(sink))
     }
 
     fn spawn_with(
         silence: Duration,
         workers: usize,
+        limit: Throttle,
         commands: Receiver<CleanCommand>,
         checks: Checks,
         sink: Sink,
@@ -64,7 +68,7 @@ impl Cleaners {
         let pool = Builder::new()
             .name("clean".to_owned())
             .stack_size(STACK)
-            .spawn(move || Pool::new(silence, workers.max(1), checks, sink).serve(&commands))
+            .spawn(move || Pool::new(silence, workers.max(1), limit, checks, sink).serve(&commands))
             .map_err(|source| CleanersError::Spawn { source })?;
         Ok(Cleaners { pool })
     }
@@ -87,6 +91,7 @@ struct Running {
 struct Pool {
     silence: Duration,
     workers: usize,
+    limit: Arc<Throttle>,
     checks: Checks,
     sink: Sink,
     waiting: VecDeque<CleanJob>,
@@ -95,8 +100,9 @@ struct Pool {
 }
 
 impl Pool {
-    fn new(silence: Duration, workers: usize, checks: Checks, sink: Sink) -> Pool {
-        Pool { silence, workers, checks, sink, waiting: VecDeque::new(), running: BTreeMap::new(), ended: unbounded() }
+    fn new(silence: Duration, workers: usize, limit: Throttle, checks: Checks, sink: Sink) -> Pool {
+        let (limit, waiting, running) = (Arc::new(limit), VecDeque::new(), BTreeMap::new());
+        Pool { silence, workers, limit, checks, sink, waiting, running, ended: unbounded() }
     }
 
     fn serve(mut self, commands: &Receiver<CleanCommand>) -> usize {
@@ -194,8 +200,9 @@ impl Pool {
         let (id, place) = (job.id, job.evidence.place);
         let (checks, sink, ended, theirs) =
             (self.checks.clone(), self.sink.clone(), self.ended.0.clone(), shared.clone());
+        let limit = self.limit.clone();
         let thread = Builder::new().name(format!("clean {place}")).stack_size(STACK).spawn(move || {
-            let result = run(&job, &checks, &received, &theirs, &*sink);
+            let result = run(&job, &checks, &limit, &received, &theirs, &*sink);
             sink(CleanEvent::Ended { id, result });
             let _ = ended.send(id);
         });
@@ -267,7 +274,7 @@ mod tests {
             let (commands, received) = unbounded();
             let (sink, events) = unbounded();
             let sink: Sink = Arc::new(move |event| drop(sink.send(event)));
-            let cleaners = Cleaners::spawn_with(silence, workers, received, checks, sink).unwrap();
+            let cleaners = Cleaners::spawn_with(silence, workers, Throttle::default(), received, checks, sink).unwrap();
             Bench { dir, commands: Some(commands), events, cleaners: Some(cleaners) }
         }
 
@@ -290,6 +297,7 @@ mod tests {
                 evidence,
                 permission: Permission::Release,
                 cleaning: Cleaning::Quick,
+                cleaner: None,
                 resume_at: 0,
             }));
             path
@@ -339,7 +347,11 @@ mod tests {
     }
 
     fn trusting() -> Checks {
-        Checks { verify: Arc::new(|_, _, _| Ok(())), content: Arc::new(|_, _, _| Content::Blank) }
+        Checks {
+            verify: Arc::new(|_, _, _| Ok(())),
+            content: Arc::new(|_, _, _| Content::Blank),
+            verify_directory: Arc::new(|_, _, _| Ok(())),
+        }
     }
 
     fn is_zero(path: &PathBuf) -> bool {

@@ -4,9 +4,10 @@
 use super::devices::Home;
 use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
-use super::{Ctx, in_service, volume};
-use crate::kube::objects::{Node, PersistentVolume, Phase};
+use super::{Ctx, discovery, in_service, volume};
+use crate::kube::objects::{Node, OwnerReference, PersistentVolume, Phase};
 use crate::model::device::{Comparison, Device, Identity};
+use crate::model::flat_map::FlatMap;
 use crate::model::memory::{self, Entry, State};
 use crate::model::{names, quantity};
 use crate::settings::Settings;
@@ -59,17 +60,17 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
         // The live read before the first byte sees the PV; the entry is free again when the worker has let go.
         return;
     }
-    let state = if pv.status.phase == Phase::Released {
+    let state = if discovery::is_to_be_cleaned(pv, None) {
         match release_is_believed(ctx, pv, index) {
             Verdict::Wait(why) => return leave(ctx, pv, Word::Waiting, why),
-            Verdict::Believed => in_service::state_of(pv),
+            Verdict::Believed => in_service::state_of(pv, None),
             Verdict::Quarantine(why) => {
                 let reference = memory::PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
                 State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference) }
             }
         }
     } else {
-        in_service::state_of(pv)
+        in_service::state_of(pv, None)
     };
     match replaced {
         Some(entry) => {
@@ -108,22 +109,21 @@ fn leave(ctx: &mut Ctx<'_>, pv: &PersistentVolume, state: Word, why: String) {
         identity: None,
         progress: None,
         selected,
+        event: None,
     });
 }
 
 /// Whether a PV has the shape that we, or the original, give: label, name, path below its own `deviceDir`, filter,
 /// class and mode as its annotations say.
 pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String> {
-    let path = pv.spec.local.as_ref().map(|local| local.path.as_str()).ok_or("it is no local volume")?;
-    let clean = Path::new(path).is_absolute()
-        && Path::new(path).components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
-    if !clean {
-        return Err(format!("its path {path} is not absolute and plain"));
+    if discovery::is_discovered(pv) {
+        return discovery::is_ours(s, pv);
     }
+    let path = plain_path(pv)?.display().to_string();
     if pv.metadata.labels.get(names::NODE_LABEL) != Some(&s.node_label()) {
         return Err("its node label is not this node's".to_owned());
     }
-    let name = volume::pv_name(&s.node_name, Path::new(path));
+    let name = volume::pv_name(&s.node_name, Path::new(&path));
     if name.as_deref() != Some(pv.metadata.name.as_str()) {
         return Err(format!("its name is not the one of {path} ({})", name.unwrap_or_default()));
     }
@@ -135,8 +135,8 @@ pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String>
     let Some(settings) = its_own.as_ref().or(s.settings()) else {
         return Err("its annotations do not say with which settings it was made".to_owned());
     };
-    let base = Path::new(path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    if !Path::new(path).starts_with(&settings.selection.device_dir) || !settings.selection.filter.is_match(base) {
+    let base = Path::new(&path).file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if !Path::new(&path).starts_with(&settings.selection.device_dir) || !settings.selection.filter.is_match(base) {
         return Err(format!("{path} is not what its settings select ({}, {})", settings.device_dir, settings.filter));
     }
     if pv.spec.storage_class_name != settings.storage_class {
@@ -146,6 +146,13 @@ pub(super) fn is_ours(s: &Snapshot, pv: &PersistentVolume) -> Result<(), String>
         return Err("its volumeMode is not the one in its annotations".to_owned());
     }
     Ok(())
+}
+
+/// The path that a PV names, if nothing in it can lead elsewhere as text.
+pub(super) fn plain_path(pv: &PersistentVolume) -> Result<&Path, String> {
+    let path = pv.spec.local.as_ref().map(|local| Path::new(&local.path)).ok_or("it is no local volume")?;
+    let plain = path.is_absolute() && path.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
+    if plain { Ok(path) } else { Err(format!("its path {} is not absolute and plain", path.display())) }
 }
 
 /// What a PV's identity annotation says of a device; the original's PVs have none (`Unknown`).
@@ -177,16 +184,21 @@ fn release_is_believed(ctx: &Ctx<'_>, pv: &PersistentVolume, index: usize) -> Ve
         // A memory that is whole knows every volume that this node offered: this one it did not.
         return Verdict::Quarantine(format!("{first_seen}, though its ledger is whole"));
     }
-    let Some(settings) = ctx.s.settings() else {
-        return Verdict::Wait(format!("{first_seen}; waiting for the settings"));
-    };
     let Some(node) = ctx.s.existing_node() else {
         return Verdict::Wait(format!("{first_seen}; waiting for the Node"));
     };
-    if let Some(mismatch) = settings.mismatch(&pv.metadata.annotations) {
-        return Verdict::Quarantine(format!("{first_seen}, and was made with other settings ({mismatch})"));
-    }
-    let owned = pv.metadata.owner_references.iter().any(|owner| owner.uid == node.metadata.uid);
+    let owned = if discovery::is_discovered(pv) {
+        // Its class is in the settings, or it would not be ours.
+        discovery::was_provisioned_on(pv, node)
+    } else {
+        let Some(settings) = ctx.s.settings() else {
+            return Verdict::Wait(format!("{first_seen}; waiting for the settings"));
+        };
+        if let Some(mismatch) = settings.mismatch(&pv.metadata.annotations) {
+            return Verdict::Quarantine(format!("{first_seen}, and was made with other settings ({mismatch})"));
+        }
+        pv.metadata.owner_references.iter().any(|owner| owner.uid == node.metadata.uid)
+    };
     if !owned {
         return Verdict::Quarantine(format!("{first_seen}, and belongs to an earlier Node object of this name"));
     }
@@ -210,15 +222,35 @@ fn created_since_boot(s: &Snapshot, pv: &PersistentVolume) -> bool {
         .is_some_and(|created| created.as_secs() > s.booted_at)
 }
 
+/// What a PV in service should carry.
+pub(super) struct Wanted {
+    pub labels: FlatMap<String, String>,
+    pub owner: Option<OwnerReference>,
+    pub capacity: String,
+}
+
+impl Wanted {
+    fn of_raw_device(s: &Snapshot, node: &Node, device: &Device) -> Wanted {
+        let label = s.node_label();
+        Wanted {
+            labels: [names::NODE_LABEL, names::NODE_LABEL_IO].map(|key| (key.to_owned(), label.clone())).into(),
+            owner: Some(volume::owner(node)),
+            capacity: quantity::format_binary(device.size),
+        }
+    }
+}
+
 /// The merge patch that makes labels, annotations, capacity and owner what they should be; `None` if they are.
 /// Settings annotations are never changed: they say what the PV was made with.
 pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, device: &Device) -> Option<Value> {
+    let wanted = match discovery::is_discovered(pv) {
+        true => discovery::wanted(s, node, device),
+        false => Wanted::of_raw_device(s, node, device),
+    };
     let mut metadata = Map::new();
-    let label = s.node_label();
-    let labels: Map<String, Value> = [names::NODE_LABEL, names::NODE_LABEL_IO]
-        .into_iter()
-        .filter(|key| pv.metadata.labels.get(*key) != Some(&label))
-        .map(|key| (key.to_owned(), json!(label)))
+    let labels: Map<String, Value> = (wanted.labels.iter())
+        .filter(|(key, value)| pv.metadata.labels.get(key.as_str()) != Some(*value))
+        .map(|(key, value)| (key.clone(), json!(value)))
         .collect();
     if !labels.is_empty() {
         metadata.insert("labels".to_owned(), labels.into());
@@ -227,17 +259,18 @@ pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, dev
         metadata
             .insert("annotations".to_owned(), json!({ names::IDENTITY_ANNOTATION: device.identity.to_annotation() }));
     }
-    let owner = volume::owner(node);
     let owners = &pv.metadata.owner_references;
-    if !owners.iter().any(|existing| existing.uid == owner.uid) {
+    if let Some(owner) = wanted.owner
+        && !owners.iter().any(|existing| existing.uid == owner.uid)
+    {
         let others = owners.iter().filter(|existing| existing.kind != "Node" || existing.name != owner.name);
         let all: Vec<_> = others.cloned().chain([owner.clone()]).collect();
         metadata.insert("ownerReferences".to_owned(), json!(all));
     }
     let mut patch = Map::new();
     let capacity = quantity::parse(&pv.spec.capacity.storage);
-    if capacity != Some(device.size) && device.size > 0 {
-        patch.insert("spec".to_owned(), json!({"capacity": {"storage": quantity::format_binary(device.size)}}));
+    if capacity != quantity::parse(&wanted.capacity) && device.size > 0 {
+        patch.insert("spec".to_owned(), json!({"capacity": {"storage": wanted.capacity}}));
     }
     if metadata.is_empty() && patch.is_empty() {
         return None;

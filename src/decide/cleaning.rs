@@ -3,10 +3,12 @@
 
 use super::plan::{Action, ProgressReport, Word};
 use super::snapshot::{BackoffKey, Job, JobStage};
-use super::{Ctx, volume};
-use crate::kube::objects::{PersistentVolume, Phase};
+use super::{Ctx, discovery};
+use crate::kube::objects::PersistentVolume;
 use crate::model::cleaning::{CleanJob, CleanResult, Cleaning, JobId, Permission};
+use crate::model::discovery::Cleaner;
 use crate::model::memory::{self, Entry, Outcome, Progress, State};
+use crate::model::reason::Reason;
 
 /// How much of a long cleaning a power cut may cost: at some 500 MB/s this is a write to the ledger every 4 s.
 const PROGRESS_STEP: u64 = 2 << 30;
@@ -48,19 +50,27 @@ pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: 
         _ => Word::Waiting,
     };
     if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Clean(entry.id.clone())) {
-        let until = backoff.until;
+        let (until, failed) = (backoff.until, !backoff.in_use);
         // The worker only knows that the device is held; a look from outside may know by whom.
         let reason = match &ctx.devices.groups[index].device.in_use {
             Some(in_use) if backoff.in_use => format!("in use: {in_use}"),
             _ => backoff.reason.clone(),
         };
         ctx.plan.wake(until);
-        let report = ctx.report(entry, word, format!("{reason}; tried again shortly"));
+        let mut report = ctx.report(entry, word, format!("{reason}; tried again shortly"));
+        // Of a volume in a discovery directory the PV stays until it is clean, and its users know this Event.
+        report.event = (entry.discovered.is_some() && failed).then_some(Reason::VolumeFailedDelete);
         return ctx.push(report);
     }
-    let cleaning = ctx.s.settings().map_or(entry.promise, |settings| {
-        if settings.cleaning.keeps(entry.promise) { settings.cleaning } else { entry.promise }
-    });
+    let Some((cleaning, cleaner)) = how(ctx, entry, index) else {
+        let why = "how it is to be cleaned is not known: neither the settings nor the ledger say so";
+        return ctx.say(entry, Word::Error, why);
+    };
+    if cleaner != entry.cleaner {
+        // Another way is a cleaning from the start, and on record before it begins.
+        ctx.plan.writes.push(Entry { cleaner, progress: None, ..entry.clone() });
+        return;
+    }
     let group = &ctx.devices.groups[index];
     let path = if group.paths.contains(&entry.path.as_path()) {
         entry.path.clone()
@@ -70,9 +80,24 @@ pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: 
     let resume_at = entry.progress.filter(|p| p.cleaning == cleaning).map_or(0, |p| p.done);
     let id = JobId(u64::from_str_radix(&ctx.draw(16), 16).unwrap_or_default());
     let evidence = memory::evidence(group.device, &ctx.s.boot_id);
-    let job = CleanJob { id, path, evidence, permission, cleaning, resume_at };
+    let path = ctx.discovered(&path).or(entry.discovered.as_ref()).map_or(path, |discovered| discovered.at.clone());
+    let job = CleanJob { id, path, evidence, permission, cleaning, cleaner, resume_at };
     ctx.act(Action::StartCleaning { entry: entry.id.clone(), job });
     ctx.say(entry, Word::Cleaning, "opening the device");
+}
+
+/// How it is cleaned: raw devices by the stronger of what is promised now and what was; volumes of a discovery directory as
+/// their class says, and where there is no such class any more, as it said at their last offer.
+fn how(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Option<(Cleaning, Option<Cleaner>)> {
+    let Some(discovered) = &entry.discovered else {
+        let promised = entry.promise;
+        let now = ctx.s.settings().map_or(promised, |settings| settings.cleaning);
+        return Some((if now.keeps(promised) { now } else { promised }, None));
+    };
+    let class = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&discovered.class));
+    let place = ctx.devices.groups[index].device.place;
+    let cleaner = class.map(|class| discovery::cleaner(class, place)).or(entry.cleaner.clone())?;
+    Some((Cleaning::ByClass, Some(cleaner)))
 }
 
 /// Carries a running job one step further. Returns whether there is one.
@@ -89,7 +114,7 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
         }
         JobStage::Reading => "the device is held; reading its PersistentVolume".to_owned(),
         JobStage::LettingGo => "letting go of the device".to_owned(),
-        JobStage::Read(answers) => match verdict(&entry.state, answers) {
+        JobStage::Read(answers) => match verdict(entry, answers) {
             Ok(()) => {
                 ctx.act(Action::Proceed { entry: entry.id.clone(), job: id });
                 "cleaning".to_owned()
@@ -105,11 +130,16 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
             why
         }
         JobStage::Writing => {
-            report.progress = Some(ProgressReport { bytes_done: job.done, bytes_total: job.total });
+            report.progress = Some(ProgressReport {
+                bytes_done: job.done,
+                bytes_total: job.total,
+                seconds_left: job.estimate.seconds_left(job.total),
+            });
             let recorded = entry.progress.map_or(0, |progress| progress.done);
             if job.done >= recorded + PROGRESS_STEP {
                 ctx.write_progress(entry, Some(Progress { cleaning: job.cleaning, done: job.done }));
             }
+            report.event = entry.discovered.is_some().then_some(Reason::VolumeDelete);
             "cleaning".to_owned()
         }
         JobStage::Ended(result) => return concluded(ctx, entry, job.cleaning, result),
@@ -119,16 +149,16 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
 }
 
 /// SAFETY section 2, step 2: the first byte only if the PV does not exist, or is Released with the same UID and claim.
-fn verdict(state: &State, answers: &[Option<Box<PersistentVolume>>]) -> Result<(), String> {
+fn verdict(entry: &Entry, answers: &[Option<Box<PersistentVolume>>]) -> Result<(), String> {
     for pv in answers.iter().flatten() {
-        let State::Released { pv: recorded, claim_uid, .. } = state else {
+        let State::Released { pv: recorded, claim_uid, .. } = &entry.state else {
             return Err(format!("PersistentVolume {} exists", pv.metadata.name));
         };
         if pv.metadata.uid != recorded.uid {
             return Err(format!("PersistentVolume {} is another object now", pv.metadata.name));
         }
-        if pv.status.phase != Phase::Released {
-            return Err(format!("PersistentVolume {} is not Released any more", pv.metadata.name));
+        if !discovery::is_to_be_cleaned(pv, Some(entry)) {
+            return Err(format!("PersistentVolume {} is not Released any more, or to be retained", pv.metadata.name));
         }
         if claim_of(pv) != claim_uid {
             return Err(format!("PersistentVolume {} has another claim now", pv.metadata.name));
@@ -146,7 +176,7 @@ fn names_to_read(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Vec<String> {
     let mut names: Vec<String> = entry.state.pv_name().map(str::to_owned).into_iter().collect();
     if entry.state.pv().is_none() {
         let selected = &ctx.devices.groups[index].selected;
-        names.extend(selected.iter().filter_map(|path| volume::pv_name(&ctx.s.node_name, path)));
+        names.extend(selected.iter().flat_map(|path| ctx.pv_names(path)));
     }
     names.sort();
     names.dedup();

@@ -1,6 +1,7 @@
 //! Makes one picture of what was seen: paths that lead to one device are one, entries find their devices,
 //! PVs claim theirs, and what cannot be told apart is a problem of both.
 
+use super::discovery;
 use super::snapshot::Snapshot;
 use crate::model::device::{Device, IdentityKind, Observation, Place, ProbeError};
 use crate::model::memory::{Entry, EntryId, Recognition, State};
@@ -67,6 +68,10 @@ impl<'a> Devices<'a> {
         devices.mark_overlaps(s);
         devices.find_homes(s);
         devices.claim(s);
+        for group in &mut devices.groups {
+            let known = group.entry.and_then(|id| s.entries.get(id));
+            discovery::sort_out(s, group, known.filter(|entry| matters(&entry.state)));
+        }
         devices
     }
 
@@ -208,7 +213,9 @@ impl<'a> Devices<'a> {
             return Home::Unsure(*unsure);
         }
         match self.failed.iter().find(|(observation, _)| observation.path == entry.path) {
-            Some((_, error @ (ProbeError::NoAnswer | ProbeError::Failed { .. }))) => Home::Silent(error.to_string()),
+            Some((_, error @ (ProbeError::NoAnswer | ProbeError::NotMounted { .. } | ProbeError::Failed { .. }))) => {
+                Home::Silent(error.to_string())
+            }
             _ => Home::Absent,
         }
     }

@@ -4,7 +4,7 @@
 use super::devices::Home;
 use super::plan::{Action, Report, Word};
 use super::snapshot::{Absence, BackoffKey, SettingsView, Snapshot};
-use super::{Ctx, adopt, raw_device};
+use super::{Ctx, adopt, discovery, raw_device};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::device::{Comparison, Content};
 use crate::model::memory::{Entry, Outcome, Owed, PvRef, State};
@@ -15,7 +15,7 @@ use std::path::Path;
 pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
     let Some(pv_ref) = entry.state.pv() else { return };
     let Some(pv) = ctx.s.pv_by_uid(&pv_ref.name, &pv_ref.uid) else {
-        let released = ctx.s.vanished.get(&pv_ref.uid).is_some_and(|gone| gone.phase == Phase::Released);
+        let released = ctx.s.vanished.get(&pv_ref.uid).is_some_and(|gone| gone.released);
         if released {
             if !is_gone(ctx, entry, pv_ref) {
                 return;
@@ -30,16 +30,16 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
         };
         return gone_without_release(ctx, entry, index);
     };
-    let state = state_of(pv);
+    let state = state_of(pv, Some(entry));
     if state.word() != entry.state.word() {
         return ctx.write(entry, state);
     }
-    let (word, says) = match entry.state {
-        State::Bound { .. } => (Word::Bound, "bound to "),
-        _ => (Word::Available, "offered"),
-    };
     let claim = pv.spec.claim_ref.as_ref().map(|claim| format!("{}/{}", claim.namespace, claim.name));
-    let reason = format!("{says}{}", if word == Word::Bound { claim.unwrap_or_default() } else { String::new() });
+    let (word, reason) = match entry.state {
+        State::Bound { .. } if pv.status.phase == Phase::Released => (Word::Released, "Released".to_owned()),
+        State::Bound { .. } => (Word::Bound, format!("bound to {}", claim.unwrap_or_default())),
+        _ => (Word::Available, "offered".to_owned()),
+    };
     let report = match device_of_pv(ctx, entry, pv) {
         Ok(index) => {
             repair(ctx, pv, index);
@@ -60,7 +60,7 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
         }
         Err(Misplaced::Unsure(_)) => ctx.report(entry, word, reason),
     };
-    ctx.push(report);
+    ctx.push(discovery::retained(pv, entry, report));
 }
 
 /// A volume that nobody has claimed and that may lead to another tenant's disk: whoever claimed it next would get that
@@ -227,7 +227,7 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
         }
         // SAFETY's table says `clean` here. Cleaned once more it is `clean` for certain: a release that somebody withdrew
         // may lie between, and blank needs no permission.
-        (Content::Blank, None) => ctx.write(entry, State::Preparing),
+        (Content::Blank, None) => ctx.write(entry, raw_device::when_blank(entry)),
         (Content::Data { found }, None) => {
             let why = format!("{gone}, and the device holds {}", found.join(", "));
             raw_device::quarantine(ctx, entry, why);
@@ -238,12 +238,12 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
     }
 }
 
-/// The state that a PV of ours gives to its device's entry.
-pub(super) fn state_of(pv: &PersistentVolume) -> State {
+/// The state that a PV of ours gives to its device's entry. One that `Retain` keeps counts as bound: its data is somebody's.
+pub(super) fn state_of(pv: &PersistentVolume, entry: Option<&Entry>) -> State {
     let reference = PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
     match pv.status.phase {
         Phase::Bound => State::Bound { pv: reference },
-        Phase::Released => State::Released {
+        Phase::Released if discovery::is_to_be_cleaned(pv, entry) => State::Released {
             pv: reference,
             claim_uid: pv.spec.claim_ref.as_ref().map(|claim| claim.uid.clone()).unwrap_or_default(),
             outcome: Outcome::Owed,

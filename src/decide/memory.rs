@@ -29,6 +29,7 @@ pub fn judge(found: Found, entries: usize, node: &Node, own_pvs: usize, nonces: 
         system_uuid: info.system_uuid.clone(),
         id: id.clone(),
         listed: false,
+        discovery_listed: false,
         foreign: Vec::new(),
         lost: lost.map(|why| Lost { why, nonce: nonce.clone() }),
         unknown: serde_json::Map::new(),

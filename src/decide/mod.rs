@@ -5,6 +5,7 @@ mod adopt;
 pub mod backoff;
 mod cleaning;
 mod devices;
+pub mod discovery;
 mod in_service;
 pub mod memory;
 mod offer;
@@ -15,12 +16,14 @@ mod reclaim;
 pub mod snapshot;
 pub mod volume;
 
+use crate::model::cleaning::Cleaning;
+use crate::model::discovery::Discovered;
 use crate::model::memory::{self as entries, Entry, EntryId, Lost, Marker, Progress, State};
 use crate::model::names;
 use crate::model::reason::Reason;
 use devices::{Devices, Home};
 use plan::{Action, Notice, Plan, Report, Word};
-use snapshot::{BackoffKey, Memory, SettingsView, Snapshot};
+use snapshot::{BackoffKey, DiscoveryView, Memory, SettingsView, Snapshot};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -58,10 +61,19 @@ pub fn decide(s: &Snapshot) -> Plan {
 
 /// What the daemon waits for before it is ready; the line of `/readyz`.
 pub fn awaited(s: &Snapshot) -> Option<String> {
-    undecided(s).or_else(|| {
-        let waiting = s.settings == SettingsView::Waiting;
-        waiting.then(|| "waiting for the API server to answer for the PV spec ConfigMap".to_owned())
-    })
+    undecided(s)
+        .or_else(|| {
+            let waiting = s.settings == SettingsView::Waiting;
+            waiting.then(|| "waiting for the API server to answer for the PV spec ConfigMap".to_owned())
+        })
+        .or_else(|| {
+            let waiting = s.discovery.as_ref().is_some_and(|view| *view == DiscoveryView::default());
+            waiting.then(|| "waiting for the config directory to be read".to_owned())
+        })
+        .or_else(|| {
+            let waiting = s.discovery.is_some() && s.storage_classes.is_none();
+            waiting.then(|| "waiting for the API server to list the StorageClasses".to_owned())
+        })
 }
 
 /// What must be known before anything can be decided. The settings are not: releases are finished without them.
@@ -78,7 +90,7 @@ fn undecided(s: &Snapshot) -> Option<String> {
         }
         Memory::Unknown => return Some("waiting for the ledger".to_owned()),
         Memory::Locked { why } => return Some(why.clone()),
-        Memory::Kept { marker } | Memory::None { marker } if !marker.listed => {
+        Memory::Kept { marker } | Memory::None { marker } if !s.is_listed(marker) => {
             return Some("waiting for the one LIST of all PersistentVolumes, to find volumes to take over".to_owned());
         }
         Memory::Kept { .. } | Memory::None { .. } => {}
@@ -116,6 +128,29 @@ impl<'a> Ctx<'a> {
             drawn: Cell::new(0),
             plan: Plan { reports: Vec::with_capacity(s.entries.len()), ..Plan::default() },
         }
+    }
+
+    /// Where a path lies when it is one of a discovery directory.
+    fn discovered(&self, path: &Path) -> Option<&'a Discovered> {
+        self.s.scan.as_ref()?.observations.get(path)?.discovered.as_ref()
+    }
+
+    /// The name of the PV that a path would become, as long as nobody else has it; `None` where its base name is no text.
+    fn pv_name(&self, path: &Path) -> Option<String> {
+        offer::pv_name(self.s, path)
+    }
+
+    /// Every name that the PV of a path may have.
+    fn pv_names(&self, path: &Path) -> Vec<String> {
+        match self.discovered(path) {
+            Some(discovered) => discovery::names_of(self.s, path, &discovered.class),
+            None => self.pv_name(path).into_iter().collect(),
+        }
+    }
+
+    /// Whether a device that the ledger does not know was never ours: an entry that cannot be read may be its.
+    fn ledger_is_whole(&self) -> bool {
+        self.s.memory.is_intact() && self.s.unreadable_entries.is_empty()
     }
 
     /// Random hex digits, never the same twice.
@@ -171,13 +206,18 @@ impl<'a> Ctx<'a> {
 
     /// A first entry for a device.
     fn new_entry(&mut self, index: usize, path: &Path, state: State) {
-        let promise = self.s.settings().map_or_else(Default::default, |settings| settings.cleaning);
+        let promise = match self.discovered(path) {
+            Some(_) => Cleaning::ByClass,
+            None => self.s.settings().map_or_else(Default::default, |settings| settings.cleaning),
+        };
         let group = &self.devices.groups[index];
         let entry = Entry {
             version: entries::ENTRY_VERSION,
             id: EntryId(self.draw(16)),
             state,
             path: path.to_path_buf(),
+            discovered: self.discovered(path).cloned(),
+            cleaner: None,
             evidence: entries::evidence(group.device, &self.s.boot_id),
             promise,
             progress: None,
@@ -211,6 +251,7 @@ impl<'a> Ctx<'a> {
             identity: Some(entry.evidence.identity.to_string()),
             progress: None,
             selected: group.is_some_and(|g| !g.selected.is_empty()),
+            event: None,
         }
     }
 
@@ -230,8 +271,9 @@ impl<'a> Ctx<'a> {
 
     /// What concerns the node, whether or not anything can be decided yet.
     fn node_notices(&mut self) {
+        self.discovery_notices();
         match &self.s.settings {
-            SettingsView::Waiting => {}
+            SettingsView::Waiting | SettingsView::Off => {}
             SettingsView::Ready { unknown_keys, .. } if unknown_keys.is_empty() => {}
             SettingsView::Ready { configmap, unknown_keys, .. } => self.notice(
                 Reason::SettingsUnknownKey,
@@ -275,6 +317,31 @@ impl<'a> Ctx<'a> {
                 Reason::LedgerUnwritable,
                 format!("the ledger cannot be written, so no step that needs it is taken: {why}"),
             );
+        }
+    }
+
+    /// The same of the config directory.
+    fn discovery_notices(&mut self) {
+        let Some(view) = &self.s.discovery else { return };
+        if self.s.first_start {
+            let says = "the ledger begins with this start: volumes in discovery directories are offered as they are \
+                        found, also those that hold data, as an administrator put them there";
+            self.notice(Reason::FirstStart, says);
+        }
+        if !view.errors.is_empty() {
+            let goes_on = if view.settings.is_some() { "the last good settings go on" } else { "nothing is offered" };
+            let errors = view.errors.join("; ");
+            self.notice(Reason::ConfigInvalid, format!("the config directory has errors, {goes_on}: {errors}"));
+        }
+        if !view.refused.is_empty() {
+            let message = format!("classes that are not looked through: {}", view.refused.join("; "));
+            self.notice(Reason::ConfigInvalid, message);
+        }
+        for (class, why) in self.s.scan.iter().flat_map(|scan| &scan.unread) {
+            self.notice(Reason::DeviceDirUnreadable, format!("class {class}: {why}"));
+        }
+        if !view.warnings.is_empty() {
+            self.notice(Reason::ConfigWarning, format!("the config directory: {}", view.warnings.join("; ")));
         }
     }
 
@@ -331,7 +398,7 @@ impl<'a> Ctx<'a> {
 
     /// The one unfiltered LIST, and its answer on its way into the marker.
     fn list_once(&mut self) {
-        let Some(marker) = self.s.memory.marker().filter(|marker| !marker.listed) else { return };
+        let Some(marker) = self.s.memory.marker().filter(|marker| !self.s.is_listed(marker)) else { return };
         if let Some(listing) = &self.s.listed {
             let forgotten = listing.taken_over > 0 && marker.lost.is_none();
             let lost = forgotten.then(|| Lost {
@@ -339,8 +406,9 @@ impl<'a> Ctx<'a> {
                 nonce: self.nonce(),
             });
             let foreign = listing.foreign.clone();
-            self.plan.marker =
-                Some(Marker { listed: true, foreign, lost: lost.or(marker.lost.clone()), ..marker.clone() });
+            let lost = lost.or(marker.lost.clone());
+            let discovery_listed = self.s.discovery.is_some();
+            self.plan.marker = Some(Marker { listed: true, discovery_listed, foreign, lost, ..marker.clone() });
             return;
         }
         if self.s.listing {

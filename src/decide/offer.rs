@@ -3,8 +3,8 @@
 use super::devices::Devices;
 use super::plan::{Action, Word};
 use super::snapshot::{BackoffKey, OfferStage, SettingsView, Snapshot};
-use super::{Ctx, in_service, raw_device, volume};
-use crate::kube::objects::{PersistentVolume, Phase};
+use super::{Ctx, discovery, in_service, raw_device, volume};
+use crate::kube::objects::PersistentVolume;
 use crate::model::device::Protection;
 use crate::model::memory::{self, Entry, Owed, State};
 use crate::model::names;
@@ -16,9 +16,21 @@ use std::time::Duration;
 /// Longer than a look takes in which a device hangs.
 const KNOWN_BLANK: Duration = Duration::from_secs(30);
 
+/// The name of the PV that a path would become; `None` where its base name is no text, which no object can be named after.
+pub(super) fn pv_name(s: &Snapshot, path: &Path) -> Option<String> {
+    let discovered = s.scan.as_ref().and_then(|scan| scan.observations.get(path)?.discovered.as_ref());
+    match discovered {
+        Some(discovered) => discovery::first_name(s, path, &discovered.class),
+        None => volume::pv_name(&s.node_name, path),
+    }
+}
+
 /// Cleaned: offered, if it may be.
 pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
     let State::Clean { by } = entry.state else { return };
+    if entry.discovered.is_some() {
+        return discovery::clean(ctx, entry, index);
+    }
     if raw_device::look_again(ctx, entry, index) {
         return;
     }
@@ -61,6 +73,7 @@ pub(super) fn stop_first(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<(Wo
             SettingsView::Unset => "no PV spec ConfigMap is named".to_owned(),
             SettingsView::Missing { configmap } => format!("ConfigMap {configmap} does not exist"),
             SettingsView::Invalid { configmap, .. } => format!("ConfigMap {configmap} has errors"),
+            SettingsView::Off => "raw devices are not among the --sources".to_owned(),
             SettingsView::Ready { .. } => return None,
         };
         return Some((Word::Waiting, why));
@@ -81,7 +94,8 @@ pub(super) fn stop_first(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<(Wo
 /// The first PV of ours that was made with other settings, or without any.
 pub(super) fn settings_mismatch(s: &Snapshot) -> Option<(&str, String)> {
     let settings = s.settings()?;
-    s.pvs.iter().flat_map(|pvs| pvs.values()).find_map(|pv| {
+    let raw = s.pvs.iter().flat_map(|pvs| pvs.values()).filter(|pv| !discovery::is_discovered(pv));
+    raw.into_iter().find_map(|pv| {
         let mismatch = settings.mismatch(&pv.metadata.annotations)?;
         Some((pv.metadata.name.as_str(), mismatch))
     })
@@ -113,7 +127,7 @@ fn name_taken(ctx: &Ctx<'_>, index: usize, path: &Path) -> Option<String> {
 pub(super) fn first_of_name<'a>(s: &Snapshot, devices: &Devices<'a>) -> BTreeMap<String, &'a Path> {
     let mut first: BTreeMap<String, &Path> = BTreeMap::new();
     for path in devices.groups.iter().filter_map(|group| group.selected.first().copied()) {
-        if let Some(name) = volume::pv_name(&s.node_name, path) {
+        if let Some(name) = pv_name(s, path) {
             let known = first.entry(name).or_insert(path);
             *known = (*known).min(path);
         }
@@ -133,13 +147,10 @@ pub(super) fn offering(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, name: &st
         }
         Some(OfferStage::Refused) => ctx.write(entry, State::Clean { by: entry.promise }),
         Some(OfferStage::Fresh) => {
-            let (Some(settings), Some(node)) = (ctx.s.settings(), ctx.s.existing_node()) else {
+            let Some(pv) = new_volume(ctx, entry, index, name, offer_id) else {
                 // Nothing was posted yet by anyone: back to clean until there are settings again.
                 return ctx.write(entry, State::Clean { by: entry.promise });
             };
-            let Some(path) = entry.path.to_str() else { return };
-            let device = ctx.devices.groups[index].device;
-            let pv = volume::persistent_volume(ctx.s, node, settings, device, path, name, offer_id);
             ctx.act(Action::CreatePv { entry: entry.id.clone(), pv: Box::new(pv) });
             ctx.say(entry, Word::Offering, format!("creating PersistentVolume {name}"));
         }
@@ -154,19 +165,30 @@ pub(super) fn offering(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, name: &st
     }
 }
 
+/// The PV of an offer, if what it is made from is there still.
+fn new_volume(ctx: &Ctx<'_>, entry: &Entry, index: usize, name: &str, offer_id: &str) -> Option<PersistentVolume> {
+    if entry.discovered.is_some() {
+        return discovery::new_volume(ctx, entry, index, name, offer_id);
+    }
+    let (settings, node, path) = (ctx.s.settings()?, ctx.s.existing_node()?, entry.path.to_str()?);
+    let device = ctx.devices.groups[index].device;
+    Some(volume::persistent_volume(ctx.s, node, settings, device, path, name, offer_id))
+}
+
 /// Whether the PV of an offer turned up, by name and offer id, or went away again.
 pub(super) fn answered(ctx: &mut Ctx<'_>, entry: &Entry, name: &str, offer_id: &str) -> bool {
     let has_id =
         |pv: &&PersistentVolume| pv.metadata.annotations.get(names::OFFER_ANNOTATION).is_some_and(|id| id == offer_id);
     if let Some(pv) = ctx.s.pv(name).filter(has_id) {
-        let state = in_service::state_of(pv);
+        let state = in_service::state_of(pv, Some(entry));
         ctx.write(entry, state);
         return true;
     }
-    let released =
-        ctx.s.vanished.values().any(|gone| {
-            gone.name == name && gone.phase == Phase::Released && gone.offer_id.as_deref() == Some(offer_id)
-        });
+    let released = ctx
+        .s
+        .vanished
+        .values()
+        .any(|gone| gone.name == name && gone.released && gone.offer_id.as_deref() == Some(offer_id));
     if released {
         ctx.write(entry, State::Dirty { owed: Owed::Release, pv_name: Some(name.to_owned()) });
     }

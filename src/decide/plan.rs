@@ -190,6 +190,9 @@ pub struct Report {
     pub progress: Option<ProgressReport>,
     /// Whether the current settings select it.
     pub selected: bool,
+    /// The Event that says so, where it is not the one of the state.
+    #[serde(skip)]
+    pub event: Option<Reason>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -197,6 +200,9 @@ pub struct Report {
 pub struct ProgressReport {
     pub bytes_done: u64,
     pub bytes_total: u64,
+    /// At the pace of the last half minute; absent as long as there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds_left: Option<u64>,
 }
 
 /// What concerns the node as a whole; each kind is one Event reason.

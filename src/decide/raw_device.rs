@@ -2,9 +2,8 @@
 
 use super::devices::{self, Home};
 use super::plan::{Report, Word};
-use super::snapshot::Snapshot;
-use super::{Ctx, cleaning, offer, volume};
-use crate::model::cleaning::Permission;
+use super::{Ctx, cleaning, discovery, offer};
+use crate::model::cleaning::{Cleaning, Permission};
 use crate::model::device::{Comparison, Content, ProbeError, Protection};
 use crate::model::memory::{self, Entry, Owed, State};
 use crate::settings::ExistingData;
@@ -20,7 +19,7 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
         // With a claim of ours it is `adopt`'s: the PV is reported, and the device with it.
         if !group.claims.iter().any(|claim| ctx.s.pv_by_uid(claim.name, claim.uid).is_some()) {
             let why = format!("PersistentVolume {}, which is not this agent's, names it", claim.name);
-            let mut report = bare_report(ctx.s, group.selected[0], index, ctx, Word::Error, why);
+            let mut report = bare_report(ctx, group.selected[0], index, Word::Error, why);
             report.next = Some("exclude it with deviceNameFilter, or delete that PersistentVolume".to_owned());
             ctx.push(report);
         }
@@ -32,18 +31,21 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
         return;
     }
     let path = group.selected[0];
+    if let Some(discovered) = ctx.discovered(path) {
+        return discovery::unknown_volume(ctx, index, discovered);
+    }
     let device = group.device;
     if let Some(problem) = &group.problem {
-        let mut report = bare_report(ctx.s, path, index, ctx, Word::Error, problem.clone());
+        let mut report = bare_report(ctx, path, index, Word::Error, problem.clone());
         report.next = Some("make deviceNameFilter match one of them only".to_owned());
         return ctx.push(report);
     }
     if let Some(why) = offer::stop_first(ctx, index, path) {
-        return ctx.push(bare_report(ctx.s, path, index, ctx, why.0, why.1));
+        return ctx.push(bare_report(ctx, path, index, why.0, why.1));
     }
     match &device.protection {
         Some(protection @ (Protection::PartitionType { .. } | Protection::HasPartitions { .. })) => {
-            let mut report = bare_report(ctx.s, path, index, ctx, Word::Refused, protection.to_string());
+            let mut report = bare_report(ctx, path, index, Word::Refused, protection.to_string());
             report.next = Some("exclude it with deviceNameFilter".to_owned());
             return ctx.push(report);
         }
@@ -56,14 +58,14 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
     }
     if let Some(in_use) = &device.in_use {
         let reason = format!("{in_use}; looked at again when devices change and every --polling-interval");
-        return ctx.push(bare_report(ctx.s, path, index, ctx, Word::InUse, reason));
+        return ctx.push(bare_report(ctx, path, index, Word::InUse, reason));
     }
     match &device.content {
         Content::NotRead => {
-            ctx.push(bare_report(ctx.s, path, index, ctx, Word::Waiting, "its content has not been read yet"));
+            ctx.push(bare_report(ctx, path, index, Word::Waiting, "its content has not been read yet"));
         }
         Content::Unreadable { error } => {
-            let mut report = bare_report(ctx.s, path, index, ctx, Word::Error, format!("cannot be read: {error}"));
+            let mut report = bare_report(ctx, path, index, Word::Error, format!("cannot be read: {error}"));
             report.next = Some("check the disk (kernel log, SMART), or exclude it with deviceNameFilter".to_owned());
             ctx.push(report);
         }
@@ -73,9 +75,9 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
             let state = if let Some(kin) = missing_kin(ctx, index) {
                 let why = format!("it holds {}, and may be the missing device of {kin}", found.join(", "));
                 State::Quarantined { nonce: ctx.nonce(), why, pv: None }
-            } else if may_wipe(ctx.s) {
+            } else if may_wipe(ctx) {
                 State::Dirty { owed: Owed::Wipe, pv_name: None }
-            } else if is_whole(ctx.s) {
+            } else if ctx.ledger_is_whole() {
                 State::Refused { nonce: ctx.nonce(), found }
             } else {
                 // What the ledger forgot may be a tenant's: W never lifts this, also when memory is whole again.
@@ -88,8 +90,8 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
 }
 
 /// Permission W: the settings say wipe, and the ledger can be believed when it does not know the device.
-fn may_wipe(s: &Snapshot) -> bool {
-    s.settings().is_some_and(|settings| settings.existing_data == ExistingData::Wipe) && is_whole(s)
+fn may_wipe(ctx: &Ctx<'_>) -> bool {
+    ctx.s.settings().is_some_and(|settings| settings.existing_data == ExistingData::Wipe) && ctx.ledger_is_whole()
 }
 
 /// A device that the ledger knows, that is not there, and that nothing tells from this one: without a strong fact in
@@ -105,11 +107,6 @@ fn missing_kin(ctx: &Ctx<'_>, index: usize) -> Option<String> {
     ctx.s.entries.values().find(may_be).map(|entry| entry.path.display().to_string())
 }
 
-/// Whether a device that the ledger does not know was never ours: an entry that cannot be read may be its.
-fn is_whole(s: &Snapshot) -> bool {
-    s.memory.is_intact() && s.unreadable_entries.is_empty()
-}
-
 /// Further paths to a device are said once, under the path that has the PV or comes first.
 pub(super) fn duplicates(ctx: &mut Ctx<'_>, index: usize) {
     let group = &ctx.devices.groups[index];
@@ -122,7 +119,7 @@ pub(super) fn duplicates(ctx: &mut Ctx<'_>, index: usize) {
     let others: Vec<&Path> = group.selected.iter().copied().filter(|path| *path != main).collect();
     for path in others {
         let reason = format!("leads to the same device as {}", main.display());
-        let mut report = bare_report(ctx.s, path, index, ctx, Word::Duplicate, reason);
+        let mut report = bare_report(ctx, path, index, Word::Duplicate, reason);
         report.pv = None;
         ctx.push(report);
     }
@@ -140,6 +137,8 @@ pub(super) fn unreadable_paths(ctx: &mut Ctx<'_>) {
         let next = match error {
             ProbeError::NoAnswer => "check the disk and its cable; it is asked again when the last question returns",
             ProbeError::Gone => "remove the dangling link",
+            ProbeError::NotAVolume { .. } => "remove it, or exclude it with namePattern",
+            ProbeError::NotMounted { .. } => "mount the volume there",
             ProbeError::NotADevice { .. } => "exclude it with deviceNameFilter",
             ProbeError::Failed { .. } => "check the device (kernel log)",
         };
@@ -153,6 +152,7 @@ pub(super) fn unreadable_paths(ctx: &mut Ctx<'_>) {
             identity: None,
             progress: None,
             selected: true,
+            event: None,
         });
     }
 }
@@ -193,6 +193,14 @@ fn not_here(ctx: &mut Ctx<'_>, entry: &Entry, home: &Home) {
             let why = "it has no strong identity, and the POST of its PV was not answered before the reboot";
             return quarantine(ctx, entry, why);
         }
+        (Home::Unsure(index), State::Clean { by: Cleaning::AsFound }) => {
+            // Never offered: what is there now is what an administrator put there.
+            return rewrite(ctx, entry, *index, State::Clean { by: Cleaning::AsFound });
+        }
+        (Home::Unsure(_), State::Clean { by: Cleaning::ByClass }) => {
+            let why = "it has no strong identity and the node was rebooted: it may be another one now";
+            return quarantine(ctx, entry, why);
+        }
         // Nothing rests on these but what can be found out again: blank anew, or refused anew.
         (Home::Unsure(index), _) => match ctx.devices.groups[*index].device.content.clone() {
             Content::Blank => return rewrite(ctx, entry, *index, State::Preparing),
@@ -219,6 +227,14 @@ fn rewrite(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, state: State) {
     let evidence = memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
     let since = ctx.s.wall.clone();
     ctx.plan.writes.push(Entry { state, evidence, since, progress: None, ..entry.clone() });
+}
+
+/// What a device becomes that reads blank although nobody cleaned it: no permission is needed to make it what it should be.
+pub(super) fn when_blank(entry: &Entry) -> State {
+    match entry.discovered {
+        Some(_) => State::Clean { by: Cleaning::AsFound },
+        None => State::Preparing,
+    }
 }
 
 pub(super) fn quarantine(ctx: &mut Ctx<'_>, entry: &Entry, why: impl Into<String>) {
@@ -272,7 +288,7 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
     if !never && group.problem.is_none() && (!other_data || system_disk) && ctx.approved(nonce) {
         return ctx.write(entry, State::Dirty { owed: Owed::Approval, pv_name: None });
     }
-    let wipe = selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx.s);
+    let wipe = selected && !system_disk && !never && group.problem.is_none() && may_wipe(ctx);
     let wipe = wipe && missing_kin(ctx, index).is_none();
     // A setting that has just come to say `wipe` need not wait for the poll.
     ctx.plan.look |= wipe && !looked;
@@ -300,24 +316,18 @@ fn refused(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, nonce: &str, found: &
 }
 
 /// A report for a device that has no entry.
-fn bare_report(
-    s: &Snapshot,
-    path: &Path,
-    index: usize,
-    ctx: &Ctx<'_>,
-    state: Word,
-    reason: impl Into<String>,
-) -> Report {
+pub(super) fn bare_report(ctx: &Ctx<'_>, path: &Path, index: usize, state: Word, reason: impl Into<String>) -> Report {
     let device = ctx.devices.groups[index].device;
     Report {
         path: path.to_path_buf(),
         state,
-        pv: volume::pv_name(&s.node_name, path),
+        pv: ctx.pv_name(path),
         reason: reason.into(),
         next: None,
         size: Some(device.size),
         identity: Some(device.identity.to_string()),
         progress: None,
         selected: true,
+        event: None,
     }
 }

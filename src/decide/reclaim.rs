@@ -4,11 +4,12 @@
 use super::devices::Home;
 use super::in_service::Misplaced;
 use super::plan::{Action, Word};
-use super::{Ctx, adopt, cleaning, in_service, raw_device};
+use super::{Ctx, adopt, cleaning, discovery, in_service, raw_device};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::Permission;
 use crate::model::device::{Comparison, Content, Protection};
 use crate::model::memory::{self, Entry, Outcome, Owed, PvRef, State};
+use crate::model::reason::Reason;
 use crate::settings::WeakIdentity;
 
 /// `released`, `dirty`, `quarantined`.
@@ -35,17 +36,17 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         };
         return ctx.write(entry, state);
     };
-    if pv.status.phase != Phase::Released {
+    if !discovery::is_to_be_cleaned(pv, Some(entry)) {
         // Somebody put it back into service: what was owed for the release is void, or data in use would be lost.
         if !cleaning::let_go_of(ctx, entry, "the PersistentVolume is not Released any more") {
-            ctx.write(entry, in_service::state_of(pv));
+            ctx.write(entry, in_service::state_of(pv, Some(entry)));
         }
         return;
     }
     if cleaning::claim_of(pv) != claim_uid {
         // It was in service in between, unseen: whatever was cleaned then says nothing about what the next tenant left.
         if !cleaning::let_go_of(ctx, entry, "the PersistentVolume was bound and released again") {
-            ctx.write(entry, in_service::state_of(pv));
+            ctx.write(entry, in_service::state_of(pv, Some(entry)));
         }
         return;
     }
@@ -70,6 +71,13 @@ fn released_elsewhere(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, m
         return;
     }
     match misplaced {
+        Misplaced::Absent if entry.discovered.is_some() => {
+            // As in the original: what is not there cannot be cleaned, and its volume stays until a person decides.
+            let mut report = ctx.report(entry, Word::Absent, "it is not there, so it cannot be cleaned");
+            report.next = Some(format!("mount it again, or kubectl delete pv {}", pv.metadata.name));
+            report.event = Some(Reason::VolumeFailedDelete);
+            ctx.push(report);
+        }
         Misplaced::Absent if ctx.s.looked_since_change(&entry.id) => {
             // The release is on record: the device is cleaned when it comes back, and the PV need not wait for it.
             delete(ctx, entry, pv, Outcome::Owed);
@@ -80,7 +88,9 @@ fn released_elsewhere(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, m
         }
         Misplaced::Other(why) => raw_device::quarantine(ctx, entry, why),
         Misplaced::Waits(why) => {
-            ctx.say(entry, Word::Error, why);
+            let mut report = ctx.report(entry, Word::Error, why);
+            report.event = entry.discovered.is_some().then_some(Reason::VolumeFailedDelete);
+            ctx.push(report);
         }
         Misplaced::Unsure(index) => weak_after_reboot(ctx, entry, index),
     }
@@ -192,12 +202,13 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
     if let Some(back) = came_back(ctx, index, pv) {
         return ctx.write(entry, back);
     }
-    let released = pv.and_then(|pv| ctx.s.pv_by_uid(&pv.name, &pv.uid)).filter(|pv| pv.status.phase == Phase::Released);
+    let released =
+        pv.and_then(|pv| ctx.s.pv_by_uid(&pv.name, &pv.uid)).filter(|pv| discovery::is_to_be_cleaned(pv, Some(entry)));
     let other_claim = ctx.devices.claims_beside(index, released.map(|pv| pv.metadata.uid.as_str())).map(|c| c.name);
     let group = &ctx.devices.groups[index];
     if ctx.approved(nonce) && other_claim.is_none() && group.problem.is_none() {
         let state = match released {
-            Some(pv) => in_service::state_of(pv),
+            Some(pv) => in_service::state_of(pv, Some(entry)),
             None => State::Dirty { owed: Owed::Approval, pv_name: pv.map(|pv| pv.name.clone()) },
         };
         return ctx.write(entry, state);
@@ -205,7 +216,7 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
     let blank = group.device.content == Content::Blank && looked;
     if blank && other_claim.is_none() && released.is_none() && group.device.protection.is_none() {
         // Blank needs no permission: nobody's data is there any more.
-        return ctx.write(entry, State::Preparing);
+        return ctx.write(entry, raw_device::when_blank(entry));
     }
     if ctx.approved(nonce) && other_claim.is_some() {
         // Approved while another volume names the device: what that one leaves there nobody has approved.
@@ -232,5 +243,5 @@ fn came_back(ctx: &Ctx<'_>, index: usize, recorded: Option<&PvRef>) -> Option<St
         Comparison::Different => false,
     };
     let ours = adopt::is_ours(ctx.s, pv).is_ok();
-    (pv.status.phase == Phase::Bound && same && ours && group.problem.is_none()).then(|| in_service::state_of(pv))
+    (pv.status.phase == Phase::Bound && same && ours && group.problem.is_none()).then(|| in_service::state_of(pv, None))
 }

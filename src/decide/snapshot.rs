@@ -2,11 +2,13 @@
 
 use super::backoff::Backoff;
 use super::outcome::Listing;
-use crate::kube::objects::{Node, PersistentVolume, Phase};
+use crate::kube::objects::{Node, PersistentVolume, StorageClass};
 use crate::model::cleaning::{CleanResult, Cleaning, JobId};
 use crate::model::device::Observation;
+use crate::model::estimate::Estimate;
 use crate::model::memory::{Entry, EntryId, ForeignPv, Marker};
 use crate::model::names;
+use crate::settings::discovery::DiscoverySettings;
 use crate::settings::{Settings, SettingsError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -30,12 +32,18 @@ pub struct Snapshot {
     /// `None` until the watch has answered; `Some(None)` when the Node does not exist.
     pub node: Option<Option<Node>>,
     pub settings: SettingsView,
+    /// What the config directory says; `None` where discovery directories are no source of this node.
+    pub discovery: Option<DiscoveryView>,
+    /// By name, where discovery directories are a source; `None` until the watch has answered.
+    pub storage_classes: Option<BTreeMap<String, StorageClass>>,
     /// Our PVs by name; `None` until the watch has answered.
     pub pvs: Option<BTreeMap<String, PersistentVolume>>,
     /// Our PVs that were deleted, as they were last seen.
     pub vanished: BTreeMap<String, Vanished>,
     pub scan: Option<Scan>,
     pub memory: Memory,
+    /// The ledger was begun by this process, and nothing says that there was one before.
+    pub first_start: bool,
     pub entries: BTreeMap<EntryId, Entry>,
     /// An entry's last change, or its PV's: content seen before it says nothing about now.
     pub changed: BTreeMap<EntryId, Change>,
@@ -44,6 +52,8 @@ pub struct Snapshot {
     pub offers: BTreeMap<EntryId, OfferStage>,
     /// PVs that the watch does not show any more, while a live read confirms it.
     pub absences: BTreeMap<EntryId, Absence>,
+    /// PV names that volumes of other nodes have: a hash of 32 bits is not one in a cluster.
+    pub taken_names: BTreeSet<String>,
     /// The last write (PATCH, DELETE) to each PV, by name, unless it failed.
     pub writes: BTreeMap<String, Write>,
     /// The one LIST of all PVs is under way.
@@ -86,6 +96,8 @@ pub enum SettingsView {
     /// The node or the ConfigMap has not been read yet.
     #[default]
     Waiting,
+    /// Raw devices are no source of this node.
+    Off,
     /// Neither annotation nor default flag names a ConfigMap.
     Unset,
     Missing {
@@ -103,6 +115,19 @@ pub enum SettingsView {
     },
 }
 
+/// What is known of the config directory.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DiscoveryView {
+    /// The last that had no error.
+    pub settings: Option<DiscoverySettings>,
+    /// What is wrong with what lies there now: the last good settings go on.
+    pub errors: Vec<String>,
+    /// What keeps single classes from being looked through.
+    pub refused: Vec<String>,
+    /// Keys that mean nothing, and the like.
+    pub warnings: Vec<String>,
+}
+
 /// The last complete look at the devices.
 #[derive(Debug, Clone, Default)]
 pub struct Scan {
@@ -111,6 +136,8 @@ pub struct Scan {
     pub at: Duration,
     pub observations: BTreeMap<PathBuf, Observation>,
     pub error: Option<String>,
+    /// Classes whose discovery directory could not be read, with the reason.
+    pub unread: BTreeMap<String, String>,
 }
 
 /// How far the node's own memory can be believed (SAFETY section 3).
@@ -145,7 +172,8 @@ impl Memory {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vanished {
     pub name: String,
-    pub phase: Phase,
+    /// A release was witnessed: it is to be cleaned. Not so where `Retain` leaves that to a person.
+    pub released: bool,
     /// It was being deleted. Without that it may only have lost the label that the watch selects by.
     pub deleted: bool,
     pub offer_id: Option<String>,
@@ -157,9 +185,10 @@ pub struct Job {
     pub id: JobId,
     pub cleaning: Cleaning,
     pub stage: JobStage,
-    /// Bytes of the plan, done and in all.
+    /// Bytes over all passes, done and in all.
     pub done: u64,
     pub total: u64,
+    pub estimate: Estimate,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -209,6 +238,11 @@ pub enum Absence {
 }
 
 impl Snapshot {
+    /// Whether the one unfiltered LIST has been done for the sources that run.
+    pub fn is_listed(&self, marker: &Marker) -> bool {
+        marker.listed && (self.discovery.is_none() || marker.discovery_listed)
+    }
+
     pub fn node_label(&self) -> String {
         names::label_value(&self.node_name)
     }
@@ -247,6 +281,10 @@ impl Snapshot {
 
     pub fn backing_off(&self, key: &BackoffKey) -> Option<&Backoff> {
         self.backoff.get(key).filter(|b| b.until > self.now)
+    }
+
+    pub fn discovery_settings(&self) -> Option<&DiscoverySettings> {
+        self.discovery.as_ref()?.settings.as_ref()
     }
 
     /// The approvals that a person gave, from the Node's annotation.

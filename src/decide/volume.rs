@@ -43,12 +43,13 @@ pub fn persistent_volume(
             access_modes: vec!["ReadWriteOnce".to_owned()],
             persistent_volume_reclaim_policy: Some("Retain".to_owned()),
             storage_class_name: settings.storage_class.clone(),
+            mount_options: Vec::new(),
             local: Some(LocalVolumeSource {
                 path: path.to_owned(),
                 fs_type: settings.mode.fs_type().map(str::to_owned),
             }),
             claim_ref: None,
-            node_affinity: Some(affinity(s.hostname())),
+            node_affinity: Some(affinity(vec![on_host(s.hostname())])),
         },
         status: PersistentVolumeStatus::default(),
     }
@@ -66,17 +67,18 @@ pub fn owner(node: &Node) -> OwnerReference {
     }
 }
 
-fn affinity(hostname: &str) -> VolumeNodeAffinity {
-    VolumeNodeAffinity {
-        required: Some(NodeSelector {
-            node_selector_terms: vec![NodeSelectorTerm {
-                match_expressions: vec![NodeSelectorRequirement {
-                    key: names::HOSTNAME_LABEL.to_owned(),
-                    operator: "In".to_owned(),
-                    values: vec![hostname.to_owned()],
-                }],
-                match_fields: Vec::new(),
-            }],
-        }),
+/// The affinity that names one host.
+pub(super) fn on_host(hostname: &str) -> NodeSelectorTerm {
+    NodeSelectorTerm {
+        match_expressions: vec![NodeSelectorRequirement {
+            key: names::HOSTNAME_LABEL.to_owned(),
+            operator: "In".to_owned(),
+            values: vec![hostname.to_owned()],
+        }],
+        match_fields: Vec::new(),
     }
+}
+
+pub(super) fn affinity(terms: Vec<NodeSelectorTerm>) -> VolumeNodeAffinity {
+    VolumeNodeAffinity { required: Some(NodeSelector { node_selector_terms: terms }) }
 }

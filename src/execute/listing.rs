@@ -7,6 +7,7 @@ use crate::kube::error::ApiError;
 use crate::kube::objects::{List, PersistentVolume};
 use crate::kube::request::{self, Target};
 use crate::kube::watch::PAGE_LIMIT;
+use crate::model::discovery_names::is_provisioner_of;
 use crate::model::memory::ForeignPv;
 use crate::model::names;
 use std::path::PathBuf;
@@ -25,6 +26,8 @@ pub(super) fn list_all(client: &Client, scope: &NodeScope, hostname: &str) -> Re
                     take_over(client, &pv, scope)?;
                     listing.taken_over += 1;
                 }
+                // A ledger that begins with this source forgets nothing: the original kept none.
+                Kind::Discovered => take_over(client, &pv, scope)?,
                 Kind::Foreign(path) => {
                     listing.foreign.push(ForeignPv { name: pv.metadata.name, uid: pv.metadata.uid, path })
                 }
@@ -42,6 +45,8 @@ enum Kind {
     Elsewhere,
     /// Made by the original for this node, without the label that the watch selects by.
     Originals,
+    /// The same of the original of discovery directories, where that source runs.
+    Discovered,
     Foreign(PathBuf),
 }
 
@@ -49,6 +54,10 @@ fn class_of(pv: &PersistentVolume, scope: &NodeScope, hostname: &str) -> Kind {
     let Some(local) = &pv.spec.local else { return Kind::Elsewhere };
     if pv.metadata.labels.get(names::NODE_LABEL) == Some(&scope.node_label) || !names_node(pv, hostname) {
         return Kind::Elsewhere;
+    }
+    let provisioner = pv.metadata.annotations.get(names::PROVISIONED_BY_ANNOTATION);
+    if scope.discovery_dir && provisioner.is_some_and(|by| is_provisioner_of(by, &scope.node_name)) {
+        return Kind::Discovered;
     }
     let originals = pv.metadata.labels.get(names::NODE_LABEL_IO).is_some_and(|value| *value == scope.node_name)
         && !pv.metadata.labels.contains_key(names::NODE_LABEL);

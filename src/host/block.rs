@@ -30,6 +30,7 @@ mod ioctl {
     nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), nix::libc::c_int);
     nix::ioctl_none!(blkrrpart, 0x12, 95);
     nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
+    nix::ioctl_write_ptr_bad!(blksecdiscard, nix::request_code_none!(0x12, 125), [u64; 2]);
     nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
 }
 
@@ -50,8 +51,15 @@ pub enum BlockError {
     Read { offset: u64, len: usize, source: io::Error },
     #[error("{len} bytes at {offset} cannot be made zero by {way}")]
     Zero { way: &'static str, offset: u64, len: u64, source: io::Error },
+    #[error("{len} bytes at {offset} cannot be written")]
+    Write { offset: u64, len: usize, source: io::Error },
     #[error("{len} bytes at {offset} cannot be discarded")]
     Discard { offset: u64, len: u64, source: io::Error },
+    #[error("{len} bytes at {offset} cannot be discarded securely")]
+    SecureDiscard { offset: u64, len: u64, source: io::Error },
+    /// No error of the medium: there is no such command for it.
+    #[error("it knows no {what}; clean it by zero instead")]
+    Unsupported { what: &'static str },
     #[error("the device does not flush")]
     Flush { source: io::Error },
 }
@@ -165,7 +173,7 @@ impl BlockFile {
                     .map_err(|errno| asked(errno.into()))?;
                 Ok(size)
             }
-            Place::File { .. } => Ok(self.file.metadata().map_err(asked)?.len()),
+            Place::File { .. } | Place::Directory { .. } => Ok(self.file.metadata().map_err(asked)?.len()),
         }
     }
 
@@ -260,8 +268,36 @@ impl BlockFile {
             return self.zero_by(Way::PunchHole, offset, len);
         }
         // SAFETY: BLKDISCARD reads two u64, the range.
-        retried(|| unsafe { ioctl::blkdiscard(self.file.as_raw_fd(), &[offset, len]) }.map(drop))
-            .map_err(|source| BlockError::Discard { offset, len, source })
+        retried(|| unsafe { ioctl::blkdiscard(self.file.as_raw_fd(), &[offset, len]) }.map(drop)).map_err(|source| {
+            match source.raw_os_error() {
+                Some(libc::EOPNOTSUPP) => BlockError::Unsupported { what: "discard" },
+                _ => BlockError::Discard { offset, len, source },
+            }
+        })
+    }
+
+    /// Tells the device to erase the range and every copy of it that it keeps.
+    pub fn secure_discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        // SAFETY: BLKSECDISCARD reads two u64, the range; a file answers ENOTTY.
+        retried(|| unsafe { ioctl::blksecdiscard(self.file.as_raw_fd(), &[offset, len]) }.map(drop)).map_err(|source| {
+            match source.raw_os_error() {
+                Some(libc::EOPNOTSUPP | libc::ENOTTY) => BlockError::Unsupported { what: "secure discard" },
+                _ => BlockError::SecureDiscard { offset, len, source },
+            }
+        })
+    }
+
+    /// Writes these bytes past the page cache; what would lie past the end is left out. `offset` is a multiple of
+    /// [`BlockFile::align`], and so is the length but at the end; the buffer is an [`AlignedBuf`] or an aligned part.
+    pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), BlockError> {
+        let failed = |source: io::Error| BlockError::Write { offset, len: bytes.len(), source };
+        let end = self.size()?.min(offset + bytes.len() as u64);
+        let mut at = offset;
+        while at < end {
+            let rest = (at - offset) as usize..(end - offset) as usize;
+            at += self.write_some(&bytes[rest], at).map_err(failed)? as u64;
+        }
+        Ok(())
     }
 
     /// What was written survives a power cut once this has returned.
@@ -291,24 +327,29 @@ impl BlockFile {
         let mut at = offset;
         while at < end {
             let n = (end - at).min(WRITE_LEN as u64);
-            // The last bytes of a file whose length is no multiple of its blocks: O_DIRECT does not take them. A
-            // block device's size always is one.
-            let odd = matches!(self.place, Place::File { .. }) && !n.is_multiple_of(self.align);
-            let written = if odd && n > self.align {
-                self.file.write_at(&zeros[..(n - n % self.align) as usize], at)
-            } else if odd && self.direct {
-                self.without_direct(|| self.file.write_at(&zeros[..n as usize], at))
-            } else {
-                self.file.write_at(&zeros[..n as usize], at)
-            };
-            match written {
-                Ok(0) => return Err(io::Error::from(ErrorKind::WriteZero)),
-                Ok(n) => at += n as u64,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+            at += self.write_some(&zeros[..n as usize], at)? as u64;
         }
         Ok(())
+    }
+
+    /// One write. Returns how much of it was written: none when a signal came between.
+    fn write_some(&self, bytes: &[u8], at: u64) -> io::Result<usize> {
+        // The last bytes of a file whose length is no multiple of its blocks: O_DIRECT does not take them. A block
+        // device's size always is one.
+        let n = bytes.len() as u64;
+        let odd = matches!(self.place, Place::File { .. }) && !n.is_multiple_of(self.align);
+        let written = if odd && n > self.align {
+            self.file.write_at(&bytes[..(n - n % self.align) as usize], at)
+        } else if odd && self.direct {
+            self.without_direct(|| self.file.write_at(bytes, at))
+        } else {
+            self.file.write_at(bytes, at)
+        };
+        match written {
+            Ok(0) => Err(io::Error::from(ErrorKind::WriteZero)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(0),
+            other => other,
+        }
     }
 
     fn without_direct<T>(&self, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
@@ -464,6 +505,30 @@ mod tests {
         let file = BlockFile::open_exclusive(&path).unwrap();
         file.zero_by(Way::Write, 0, 1 << 20).unwrap();
         assert_eq!(fs::read(&path).unwrap(), [0; 10_000]);
+    }
+
+    #[test]
+    fn bytes_are_written_where_they_belong_and_never_past_the_end() {
+        let dir = Dir::new("write");
+        for len in [100usize, 8192, 65536 + 513] {
+            let path = dir.file(&vec![7; len]);
+            let file = BlockFile::open_exclusive(&path).unwrap();
+            let mut bytes = AlignedBuf::zeroed(128 << 10);
+            bytes.fill(9);
+            let from = if len > 4096 { 4096 } else { 0 };
+            file.write_at(from as u64, &bytes).unwrap();
+            let after = fs::read(&path).unwrap();
+            assert_eq!(after.len(), len);
+            assert!(after[..from].iter().all(|b| *b == 7) && after[from..].iter().all(|b| *b == 9), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_file_knows_no_secure_discard_and_says_so() {
+        let dir = Dir::new("secure");
+        let file = BlockFile::open_exclusive(&dir.file(&[7; 4096])).unwrap();
+        let error = file.secure_discard(0, 4096).unwrap_err();
+        assert!(error.to_string().contains("secure discard"), "{error}");
     }
 
     #[test]

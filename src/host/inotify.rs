@@ -1,6 +1,7 @@
-//! Watching one directory tree with inotify. Owns which events matter, and when watches must be set anew.
+//! Watching directories and their trees with inotify. Owns which events matter, and when watches must be set anew.
 //! Promises nothing beyond "look now": a change that inotify does not see is found by the poll.
 
+use super::mounts::MountChanges;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -72,10 +73,40 @@ pub enum Wakeup {
     Quiet,
 }
 
-/// A watch on a directory and all directories below it; on the nearest ancestor that exists while it does not.
+/// Which entries of a watched tree matter, by their names.
+pub type Matters<'a> = &'a dyn Fn(&OsStr) -> bool;
+
+/// As [`TreeWatch::wait`], for several trees at once, and for the mount table where it is given.
+pub fn wait_for_any(
+    waker: &Waker,
+    trees: &mut [(&mut TreeWatch, Matters<'_>)],
+    mounts: Option<&MountChanges>,
+    timeout: Duration,
+) -> Result<Wakeup, InotifyError> {
+    let mut fds = vec![PollFd::new(waker.0.as_fd(), PollFlags::POLLIN)];
+    fds.extend(trees.iter().map(|(tree, _)| PollFd::new(tree.inotify.as_fd(), PollFlags::POLLIN)));
+    // Last. It is always readable; that it has changed is told as an error, once for each time that it is asked.
+    fds.extend(mounts.map(|mounts| PollFd::new(mounts.as_fd(), PollFlags::POLLPRI)));
+    wait_for(&mut fds, Some(timeout))?;
+    let mut changed = mounts.is_some() && fds.last().and_then(PollFd::any).unwrap_or(false);
+    // Woken before what inotify has to say, which stays where it is; but that the mounts changed is told only once, and
+    // the wake stays where it is.
+    if !changed && waker.take() {
+        return Ok(Wakeup::Woken);
+    }
+    for (tree, matters) in trees {
+        changed |= tree.drain(matters)?;
+    }
+    Ok(if changed { Wakeup::Changed } else { Wakeup::Quiet })
+}
+
+/// A watch on a directory, and where that is wanted on all directories below it; on the nearest ancestor that exists
+/// while it does not.
 #[derive(Debug)]
 pub struct TreeWatch {
     dir: PathBuf,
+    /// Whether what is below its directories matters too.
+    deep: bool,
     inotify: Inotify,
     watched: HashMap<WatchDescriptor, PathBuf>,
     anchor: Anchor,
@@ -94,8 +125,17 @@ enum Anchor {
 impl TreeWatch {
     /// Also when the directory does not exist. An error is for people: the watch does what it can all the same.
     pub fn new(dir: &Path) -> Result<(TreeWatch, Option<InotifyError>), InotifyError> {
-        let mut watch =
-            TreeWatch { dir: dir.to_owned(), inotify: start()?, watched: HashMap::new(), anchor: Anchor::None };
+        TreeWatch::start(dir, true)
+    }
+
+    /// Of the entries in the directory alone, directories among them. Nothing below is entered.
+    pub fn flat(dir: &Path) -> Result<(TreeWatch, Option<InotifyError>), InotifyError> {
+        TreeWatch::start(dir, false)
+    }
+
+    fn start(dir: &Path, deep: bool) -> Result<(TreeWatch, Option<InotifyError>), InotifyError> {
+        let dir = dir.to_owned();
+        let mut watch = TreeWatch { dir, deep, inotify: start()?, watched: HashMap::new(), anchor: Anchor::None };
         let trouble = watch.arm().err();
         Ok((watch, trouble))
     }
@@ -122,24 +162,12 @@ impl TreeWatch {
     }
 
     /// Waits for events, a wake or the time-out, whichever is first. `matters` is asked for the name of each entry
-    /// that is no directory. When watches had to be set anew that is a change as well.
-    pub fn wait(
-        &mut self,
-        waker: &Waker,
-        timeout: Duration,
-        matters: &dyn Fn(&OsStr) -> bool,
-    ) -> Result<Wakeup, InotifyError> {
-        let mut fds =
-            [PollFd::new(waker.0.as_fd(), PollFlags::POLLIN), PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)];
-        wait_for(&mut fds, Some(timeout))?;
-        // Woken first: the events stay where they are.
-        if waker.take() {
-            return Ok(Wakeup::Woken);
-        }
-        Ok(if self.drain(matters)? { Wakeup::Changed } else { Wakeup::Quiet })
+    /// that is no directory (in a flat watch: of each entry). When watches had to be set anew that is a change as well.
+    pub fn wait(&mut self, waker: &Waker, timeout: Duration, matters: Matters<'_>) -> Result<Wakeup, InotifyError> {
+        wait_for_any(waker, &mut [(self, matters)], None, timeout)
     }
 
-    fn drain(&mut self, matters: &dyn Fn(&OsStr) -> bool) -> Result<bool, InotifyError> {
+    fn drain(&mut self, matters: Matters<'_>) -> Result<bool, InotifyError> {
         let mut changed = false;
         let mut rearm = false;
         loop {
@@ -162,7 +190,7 @@ impl TreeWatch {
         Ok(changed || rearm)
     }
 
-    fn judge(&mut self, event: &InotifyEvent, matters: &dyn Fn(&OsStr) -> bool) -> Verdict {
+    fn judge(&mut self, event: &InotifyEvent, matters: Matters<'_>) -> Verdict {
         let mask = event.mask;
         if mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
             return Verdict::REARM;
@@ -184,7 +212,7 @@ impl TreeWatch {
             return Verdict::CHANGED;
         }
         let Some(name) = &event.name else { return Verdict::NOTHING };
-        if !mask.contains(AddWatchFlags::IN_ISDIR) {
+        if !self.deep || !mask.contains(AddWatchFlags::IN_ISDIR) {
             return if matters(name) { Verdict::CHANGED } else { Verdict::NOTHING };
         }
         if mask.intersects(AddWatchFlags::IN_MOVED_FROM | AddWatchFlags::IN_MOVED_TO) {
@@ -226,7 +254,7 @@ impl TreeWatch {
         trouble
     }
 
-    /// Below what exists, every directory; links to directories are not followed.
+    /// What exists, and below it every directory where those matter; links to directories are not followed.
     fn watch_below(&mut self, dir: &Path) -> Result<(), InotifyError> {
         let mut left = vec![dir.to_owned()];
         while let Some(dir) = left.pop() {
@@ -241,6 +269,9 @@ impl TreeWatch {
                 // Gone, or made a link, meanwhile.
                 Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
                 Err(errno) => return Err(InotifyError::Watch { path: dir, source: errno.into() }),
+            }
+            if !self.deep {
+                break;
             }
             // After the watch is set: what is made from here on gives an event.
             let Ok(listed) = fs::read_dir(&dir) else { continue };
@@ -519,6 +550,56 @@ mod tests {
         assert_eq!(bench.watch.watched.len(), 2);
         fs::write(bench.path("outside/b"), "").unwrap();
         bench.is_quiet();
+    }
+
+    #[test]
+    fn a_flat_watch_sees_directories_come_and_go_and_enters_none() {
+        let tree = Tree::new();
+        tree.write("dev/sub/old", "");
+        let (watch, trouble) = TreeWatch::flat(&tree.root.join("dev")).unwrap();
+        assert!(trouble.is_none(), "{trouble:?}");
+        let mut bench = Bench { tree, watch, waker: Waker::new().unwrap() };
+        fs::write(bench.path("dev/sub/a"), "").unwrap();
+        bench.is_quiet();
+        fs::create_dir(bench.path("dev/x-not-mine")).unwrap();
+        bench.is_quiet();
+        fs::create_dir(bench.path("dev/new")).unwrap();
+        bench.changes();
+        fs::write(bench.path("dev/new/a"), "").unwrap();
+        bench.is_quiet();
+        fs::rename(bench.path("dev/new"), bench.path("dev/newer")).unwrap();
+        bench.changes();
+        fs::remove_dir_all(bench.path("dev/newer")).unwrap();
+        bench.changes();
+        fs::remove_dir_all(bench.path("dev")).unwrap();
+        bench.changes();
+        fs::create_dir(bench.path("dev")).unwrap();
+        bench.changes();
+        fs::create_dir(bench.path("dev/again")).unwrap();
+        bench.changes();
+        assert_eq!(bench.watch.watched.len(), 1);
+    }
+
+    #[test]
+    fn several_trees_are_waited_for_at_once() {
+        let tree = Tree::new();
+        tree.write("one/a", "");
+        tree.write("two/a", "");
+        let waker = Waker::new().unwrap();
+        let mut one = TreeWatch::flat(&tree.root.join("one")).unwrap().0;
+        let mut two = TreeWatch::flat(&tree.root.join("two")).unwrap().0;
+        let mut wait = |timeout| {
+            let trees: &mut [(&mut TreeWatch, Matters<'_>)] = &mut [(&mut one, &|_| true), (&mut two, &|_| true)];
+            wait_for_any(&waker, trees, None, timeout).unwrap()
+        };
+        assert_eq!(wait(BRIEFLY), Wakeup::Quiet);
+        for path in ["one/b", "two/b"] {
+            fs::write(tree.root.join(path), "").unwrap();
+            assert_eq!(wait(SOON), Wakeup::Changed);
+            while wait(BRIEFLY) == Wakeup::Changed {}
+        }
+        waker.wake();
+        assert_eq!(wait(SOON), Wakeup::Woken);
     }
 
     #[test]

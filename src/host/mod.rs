@@ -2,7 +2,9 @@
 
 pub mod block;
 pub mod buffer;
+pub mod command;
 pub mod files;
+pub mod filesystem;
 pub mod inotify;
 pub mod loops;
 #[cfg(test)]
@@ -10,3 +12,4 @@ pub(crate) mod made_up;
 pub mod mounts;
 pub mod number;
 pub mod sysfs;
+pub mod tree;

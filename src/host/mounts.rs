@@ -1,10 +1,11 @@
 //! `/proc`: what is mounted, in our own namespace and in the host's where it can be seen; swap; the boot's id.
-//! Owns the formats. Does not judge what a mount means for a device.
+//! And when the first of these changes. Owns the formats. Does not judge what a mount means for a device.
 
 use super::number::DeviceNumber;
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -17,6 +18,8 @@ pub enum MountsError {
 /// One line of mountinfo.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
+    /// Unique while it is mounted; used again afterwards.
+    pub id: u64,
     /// The filesystem's number: its device's, but anonymous (0:N) for btrfs and for what no device carries.
     pub number: DeviceNumber,
     /// The directory of the filesystem that is mounted: `/` unless it is a bind mount or a subvolume.
@@ -25,6 +28,8 @@ pub struct Mount {
     pub kind: String,
     /// What was given to mount(2): for btrfs the path of one of its devices.
     pub source: PathBuf,
+    /// Of btrfs: which subvolume `root` lies in.
+    pub subvolume: Option<u64>,
 }
 
 /// One line of `/proc/swaps`.
@@ -50,6 +55,16 @@ pub struct VisibleMounts {
     pub host: Option<Vec<Mount>>,
 }
 
+/// Readable with priority whenever something was mounted, moved or unmounted in our namespace since it was last asked.
+#[derive(Debug)]
+pub struct MountChanges(File);
+
+impl AsFd for MountChanges {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Default for Proc {
     fn default() -> Proc {
         Proc::new("/proc", "/proc")
@@ -73,6 +88,12 @@ impl Proc {
         let host = fs::read(self.host_root.join("1/mountinfo")).ok().map(|bytes| parse_mountinfo(&bytes));
         let host = host.filter(|mounts| *mounts != own);
         Ok(VisibleMounts { own, host })
+    }
+
+    /// From now on.
+    pub fn mount_changes(&self) -> Result<MountChanges, MountsError> {
+        let path = self.root.join("self/mountinfo");
+        File::open(&path).map(MountChanges).map_err(|source| MountsError::Read { path, source })
     }
 
     pub fn swaps(&self) -> Result<Vec<Swap>, MountsError> {
@@ -106,7 +127,8 @@ pub fn parse_mountinfo(bytes: &[u8]) -> Vec<Mount> {
 fn parse_mount(line: &[u8]) -> Option<Mount> {
     // id parent major:minor root point options [optional...] - type source super-options
     let mut fields = line.split(|byte| *byte == b' ');
-    let number = DeviceNumber::parse(std::str::from_utf8(fields.nth(2)?).ok()?)?;
+    let id = text(fields.next()?)?.parse().ok()?;
+    let number = DeviceNumber::parse(text(fields.nth(1)?)?)?;
     let root = decode_octal(fields.next()?);
     let at = decode_octal(fields.next()?);
     // After the options: as many optional fields as there are, ended by a dash.
@@ -115,7 +137,13 @@ fn parse_mount(line: &[u8]) -> Option<Mount> {
     let kind = String::from_utf8_lossy(fields.next()?).into_owned();
     // An empty source is written as nothing at all.
     let source = decode_octal(fields.next().unwrap_or_default());
-    Some(Mount { number, root, at, kind, source })
+    let mut options = fields.next().unwrap_or_default().split(|byte| *byte == b',');
+    let subvolume = options.find_map(|option| text(option.strip_prefix(b"subvolid=")?)?.parse().ok());
+    Some(Mount { id, number, root, at, kind, source, subvolume })
+}
+
+fn text(field: &[u8]) -> Option<&str> {
+    std::str::from_utf8(field).ok()
 }
 
 pub fn parse_swaps(bytes: &[u8]) -> Vec<Swap> {
@@ -184,7 +212,8 @@ mod tests {
             ]
         );
         assert_eq!(mounts[1].root, Path::new("/mnt1"));
-        assert_eq!(mounts[2].kind, "btrfs");
+        assert_eq!((&*mounts[2].kind, mounts[2].subvolume), ("btrfs", Some(257)));
+        assert_eq!((mounts[1].id, mounts[1].subvolume), (36, None));
     }
 
     #[test]

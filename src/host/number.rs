@@ -28,7 +28,7 @@ impl DeviceNumber {
     pub fn of(place: Place) -> Option<DeviceNumber> {
         match place {
             Place::Block { major, minor } => Some(DeviceNumber { major, minor }),
-            Place::File { .. } => None,
+            Place::File { .. } | Place::Directory { .. } => None,
         }
     }
 }

@@ -1,6 +1,10 @@
-//! Every request that this agent ever sends, one builder each, with the RBAC verb it needs. Pure: no connection here.
+//! Every request that this program ever sends, one builder each, with the RBAC verb it needs. Pure: no connection here.
 //!
-//! Nothing else may talk to the API server, so [`all_rbac`] is the whole of what the manifests have to grant.
+//! Nothing else may talk to the API server, so [`all_rbac`] is the whole of what the manifests have to grant to the
+//! agent, and [`cleanup::all_rbac`] what they have to grant to `node-cleanup`.
+
+pub mod cleanup;
+pub mod discovery;
 
 use super::objects::{ConfigMap, Event, Node, Object, PersistentVolume};
 use serde_json::{Value, json};
@@ -42,13 +46,15 @@ impl Verb {
     }
 }
 
-/// Resources of the core group (`""`), version `v1`: all that is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Resource {
     Nodes,
     PersistentVolumes,
+    PersistentVolumeClaims,
     ConfigMaps,
     Events,
+    Leases,
+    StorageClasses,
 }
 
 impl Resource {
@@ -56,13 +62,43 @@ impl Resource {
         match self {
             Resource::Nodes => "nodes",
             Resource::PersistentVolumes => "persistentvolumes",
+            Resource::PersistentVolumeClaims => "persistentvolumeclaims",
             Resource::ConfigMaps => "configmaps",
             Resource::Events => "events",
+            Resource::Leases => "leases",
+            Resource::StorageClasses => "storageclasses",
         }
     }
 
+    /// `kind` of its objects; a list's is this word and `List`.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Resource::Nodes => "Node",
+            Resource::PersistentVolumes => "PersistentVolume",
+            Resource::PersistentVolumeClaims => "PersistentVolumeClaim",
+            Resource::ConfigMaps => "ConfigMap",
+            Resource::Events => "Event",
+            Resource::Leases => "Lease",
+            Resource::StorageClasses => "StorageClass",
+        }
+    }
+
+    /// Group and version, as objects carry them.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Resource::Leases => "coordination.k8s.io/v1",
+            Resource::StorageClasses => "storage.k8s.io/v1",
+            _ => "v1",
+        }
+    }
+
+    /// API group; `""` is the core group.
+    pub fn group(self) -> &'static str {
+        self.api_version().split_once('/').map_or("", |(group, _)| group)
+    }
+
     pub fn namespaced(self) -> bool {
-        matches!(self, Resource::ConfigMaps | Resource::Events)
+        !matches!(self, Resource::Nodes | Resource::PersistentVolumes | Resource::StorageClasses)
     }
 }
 
@@ -135,9 +171,20 @@ impl Request {
         self
     }
 
-    /// Path and query, percent-encoded, from `/api/v1` on.
+    /// Of a DELETE: only the very object in the very state.
+    fn of_state(self, uid: &str, resource_version: &str) -> Self {
+        let options = json!({
+            "apiVersion": "v1", "kind": "DeleteOptions",
+            "preconditions": {"uid": uid, "resourceVersion": resource_version},
+        });
+        self.with_body(JSON, &options)
+    }
+
+    /// Path and query, percent-encoded, from `/api` or `/apis` on.
     pub fn target(&self) -> String {
-        let mut target = String::from("/api/v1");
+        // The core group is older than groups, and has a root of its own.
+        let mut target = String::from(if self.resource.group().is_empty() { "/api/" } else { "/apis/" });
+        target.push_str(self.resource.api_version());
         if let Some(namespace) = &self.namespace {
             target.push_str("/namespaces/");
             percent_encode(namespace, &mut target);
@@ -223,7 +270,7 @@ impl Target<PersistentVolume> {
     /// Every PV of the cluster: only for the one paged LIST in a node's life, never watched.
     /// RBAC: `list` of `persistentvolumes`.
     pub fn all_persistent_volumes() -> Self {
-        Self::select(Resource::PersistentVolumes, None, None, None)
+        Self::every(Resource::PersistentVolumes)
     }
 }
 
@@ -235,6 +282,11 @@ impl Target<ConfigMap> {
 }
 
 impl<T> Target<T> {
+    /// Every object of a kind in the cluster, read as `T`. RBAC: `list`, `watch` of the resource, with a ClusterRole.
+    pub fn every(resource: Resource) -> Self {
+        Self::select(resource, None, None, None)
+    }
+
     fn select(
         resource: Resource,
         namespace: Option<String>,
@@ -255,7 +307,7 @@ impl<T: Object> Target<T> {
     /// No resourceVersion is sent: the answer is the most recent state, at least as new as our own writes. `"0"`
     /// would be cheaper for the server, but it may go back in time and, on older servers, ignores `limit`.
     pub fn list(&self, limit: u32, continue_token: Option<&str>) -> Request {
-        let mut request = self.request(Verb::List).expecting(&format!("{}List", T::KIND));
+        let mut request = self.request(Verb::List).expecting(&format!("{}List", self.resource.kind()));
         request.query.push(("limit", limit.to_string()));
         if let Some(token) = continue_token {
             request.query.push(("continue", token.to_owned()));
@@ -304,7 +356,7 @@ pub fn get_persistent_volume(name: &str) -> Request {
 
 /// `status` is not sent: the API server sets it. RBAC: `create` of `persistentvolumes`.
 pub fn create_persistent_volume(pv: &PersistentVolume) -> Request {
-    let mut json = typed("PersistentVolume", json!(pv));
+    let mut json = typed(Resource::PersistentVolumes, json!(pv));
     if let Some(object) = json.as_object_mut() {
         object.remove("status");
     }
@@ -324,8 +376,7 @@ pub fn patch_persistent_volume(name: &str, merge_patch: &Value) -> Request {
 /// Deletes only the very object, in the very state, that the decision was made on; else 409 `Conflict`.
 /// RBAC: `delete` of `persistentvolumes`.
 pub fn delete_persistent_volume(name: &str, uid: &str, resource_version: &str) -> Request {
-    let options = json!({"preconditions": {"uid": uid, "resourceVersion": resource_version}});
-    Request::named(Verb::Delete, Resource::PersistentVolumes, name).with_body(JSON, &typed("DeleteOptions", options))
+    Request::named(Verb::Delete, Resource::PersistentVolumes, name).of_state(uid, resource_version)
 }
 
 /// In the namespace that `event.metadata.namespace` names. RBAC: `create` of `events` there.
@@ -333,7 +384,7 @@ pub fn create_event(event: &Event) -> Request {
     Request::named(Verb::Create, Resource::Events, &event.metadata.name)
         .in_namespace(&event.metadata.namespace)
         .expecting("Event")
-        .with_body(JSON, &typed("Event", json!(event)))
+        .with_body(JSON, &typed(Resource::Events, json!(event)))
 }
 
 /// Says that the same thing happened again: a new count and time for an Event that exists.
@@ -346,7 +397,7 @@ pub fn patch_event(namespace: &str, name: &str, count: u32, last_timestamp: &str
         .with_body(MERGE_PATCH, &patch)
 }
 
-/// Every rule that a builder of this file needs.
+/// Every rule that the agent needs: those of the builders of this file.
 pub fn all_rbac() -> Vec<Rbac> {
     use Resource::*;
     use Verb::*;
@@ -367,13 +418,18 @@ pub fn all_rbac() -> Vec<Rbac> {
 }
 
 fn rbac(resource: Resource, verb: Verb) -> Rbac {
-    Rbac { group: "", resource: resource.as_str(), verb: verb.as_str(), namespaced: resource.namespaced() }
+    Rbac {
+        group: resource.group(),
+        resource: resource.as_str(),
+        verb: verb.as_str(),
+        namespaced: resource.namespaced(),
+    }
 }
 
-fn typed(kind: &str, mut json: Value) -> Value {
+fn typed(resource: Resource, mut json: Value) -> Value {
     if let Some(object) = json.as_object_mut() {
-        object.insert("apiVersion".to_owned(), "v1".into());
-        object.insert("kind".to_owned(), kind.into());
+        object.insert("apiVersion".to_owned(), resource.api_version().into());
+        object.insert("kind".to_owned(), resource.kind().into());
     }
     json
 }
@@ -442,10 +498,14 @@ mod tests {
 
     #[test]
     fn the_rules_are_those_of_the_builders_and_no_others() {
-        let mut needed: Vec<Rbac> = every_request().iter().map(Request::rbac).collect();
+        assert_rules(&every_request(), all_rbac());
+    }
+
+    /// What the requests need is what is stated, each once.
+    pub(super) fn assert_rules(requests: &[Request], mut stated: Vec<Rbac>) {
+        let mut needed: Vec<Rbac> = requests.iter().map(Request::rbac).collect();
         needed.sort();
         needed.dedup();
-        let mut stated = all_rbac();
         stated.sort();
         assert_eq!(needed, stated);
     }

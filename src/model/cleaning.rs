@@ -1,12 +1,13 @@
 //! The words of a cleaning: how, on whose permission, and how it ended.
 
 use super::device::{Evidence, InUse};
+use super::discovery::Cleaner;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// What the settings promise (`cleaning`). Ordered by strength.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum Cleaning {
     /// The first 100 MiB, 100 MiB at each Ceph label position, and the last MiB.
     #[default]
@@ -15,6 +16,10 @@ pub enum Cleaning {
     Discard,
     /// Every byte.
     Zero,
+    /// As the class of a discovery directory says ([`Cleaner`]).
+    ByClass,
+    /// Not at all: an administrator put it into a discovery directory, and it was never offered before.
+    AsFound,
 }
 
 impl Cleaning {
@@ -23,6 +28,8 @@ impl Cleaning {
             Cleaning::Quick => "quick",
             Cleaning::Discard => "discard",
             Cleaning::Zero => "zero",
+            Cleaning::ByClass => "by-class",
+            Cleaning::AsFound => "as-found",
         }
     }
 
@@ -58,15 +65,17 @@ pub struct CleanJob {
     pub evidence: Evidence,
     pub permission: Permission,
     pub cleaning: Cleaning,
-    /// Bytes of the plan of ranges that an earlier run of this very cleaning has done (0: from the start).
+    /// With [`Cleaning::ByClass`]: how.
+    pub cleaner: Option<Cleaner>,
+    /// Bytes over all passes that an earlier run of this very cleaning has done (0: from the start).
     pub resume_at: u64,
 }
 
 /// How a cleaning ended. Only `Cleaned` is success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CleanResult {
-    /// `bytes` were made zero by this run (what an earlier run had done is not among them), by the slowest method that
-    /// any of them needed.
+    /// `bytes` were made zero or overwritten by this run, each pass counted (what an earlier run had done is not among
+    /// them), by the slowest method that any of them needed.
     Cleaned { bytes: u64, method: &'static str },
     /// The evidence does not hold any more, or the loop told the worker to let go. Nothing was written.
     Stale { why: String },
@@ -74,7 +83,7 @@ pub enum CleanResult {
     InUse { why: InUse },
     /// `Permission::Blank`, but it is not. Nothing was written.
     NotBlank { found: Vec<String> },
-    /// Told to stop; `done` bytes of the plan are zero on the medium (flushed) and need no second pass.
+    /// Told to stop; `done` bytes over all passes are done on the medium (flushed) and need not be done again.
     Cancelled { done: u64 },
     /// Some of it may have been written.
     Failed { error: String },

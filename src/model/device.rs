@@ -1,6 +1,7 @@
 //! What we know of a device: where it is, which one it is, who uses it, what it holds.
 //! Plain words; how they are found out is `observe`'s business, what follows from them `decide`'s.
 
+use super::discovery::Discovered;
 use super::flat_map::FlatMap;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -14,6 +15,8 @@ pub enum Place {
     Block { major: u32, minor: u32 },
     /// A regular file that stands in for a device (`--allow-regular-files`): `st_dev` and `st_ino`.
     File { dev: u64, ino: u64 },
+    /// A directory that is a volume: `st_dev` and `st_ino`.
+    Directory { dev: u64, ino: u64 },
 }
 
 impl fmt::Display for Place {
@@ -21,6 +24,7 @@ impl fmt::Display for Place {
         match self {
             Place::Block { major, minor } => write!(f, "{major}:{minor}"),
             Place::File { dev, ino } => write!(f, "file {dev}/{ino}"),
+            Place::Directory { dev, ino } => write!(f, "directory {dev}/{ino}"),
         }
     }
 }
@@ -41,10 +45,12 @@ pub enum IdentityKind {
     LoopBacking,
     /// Path, device and inode of a regular file that stands in for a device.
     File,
+    /// UUID of the filesystem of a directory, with its inode where it is not the filesystem's root.
+    Filesystem,
 }
 
 impl IdentityKind {
-    pub const ALL: [IdentityKind; 8] = [
+    pub const ALL: [IdentityKind; 9] = [
         IdentityKind::Wwid,
         IdentityKind::Nguid,
         IdentityKind::Eui,
@@ -53,6 +59,7 @@ impl IdentityKind {
         IdentityKind::Partition,
         IdentityKind::LoopBacking,
         IdentityKind::File,
+        IdentityKind::Filesystem,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -65,6 +72,7 @@ impl IdentityKind {
             IdentityKind::Partition => "partition",
             IdentityKind::LoopBacking => "loop-backing",
             IdentityKind::File => "file",
+            IdentityKind::Filesystem => "filesystem",
         }
     }
 }
@@ -254,6 +262,13 @@ pub enum ProbeError {
     /// Neither a block device nor, where allowed, a regular file.
     #[error("it is {what}, not a block device")]
     NotADevice { what: String },
+    /// In a discovery directory: neither a directory nor a block device.
+    #[error("it is {what}, neither a mounted directory nor a block device")]
+    NotAVolume { what: String },
+    /// In a discovery directory: a place for a volume where none is mounted, as far as this process can see. The
+    /// volume itself may well exist.
+    #[error("{error}")]
+    NotMounted { error: String },
     /// The probe did not end before its deadline; it is not asked again until it does.
     #[error("it does not answer (hung I/O)")]
     NoAnswer,
@@ -266,6 +281,8 @@ pub enum ProbeError {
 pub struct Observation {
     /// The path as found, links not resolved: what `spec.local.path` names.
     pub path: PathBuf,
+    /// Where it lies when it is one of a discovery directory; `None` for raw devices.
+    pub discovered: Option<Discovered>,
     /// Whether the settings select it (below `deviceDir`, base name matched); else it was looked at
     /// because the ledger or a PV names it.
     pub selected: bool,

@@ -42,9 +42,42 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(nanos.round() as u64))
 }
 
+/// As Go prints it: `1m0s`, `1.5s`, `300ms`.
+pub fn to_go(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    let fraction = |unit: u128| {
+        let digits = format!("{}.{:0width$}", nanos / unit, nanos % unit, width = unit.ilog10() as usize);
+        digits.trim_end_matches('0').trim_end_matches('.').to_owned()
+    };
+    match nanos {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => format!("{}µs", fraction(1_000)),
+        1_000_000..1_000_000_000 => format!("{}ms", fraction(1_000_000)),
+        _ => {
+            let (minutes, rest) =
+                (duration.as_secs() / 60, duration - Duration::from_secs(duration.as_secs() / 60 * 60));
+            let seconds = rest.as_secs_f64();
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => format!("{seconds}s"),
+                (0, minutes) => format!("{minutes}m{seconds}s"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}s"),
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_printed_as_go_prints_them() {
+        for text in ["0s", "1ns", "1.5µs", "300ms", "1.5s", "10s", "1m0s", "1m0.5s", "1h0m0s", "26h30m1s"] {
+            assert_eq!(to_go(parse(text).unwrap()), text);
+        }
+        assert_eq!(to_go(Duration::from_secs(300)), "5m0s");
+    }
 
     #[test]
     fn go_durations_are_read() {

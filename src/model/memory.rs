@@ -2,6 +2,7 @@
 
 use super::cleaning::Cleaning;
 use super::device::{Comparison, Device, Evidence, Identity, Place};
+use super::discovery::{Cleaner, Discovered};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -78,6 +79,7 @@ pub enum Outcome {
     CleanedQuick,
     CleanedDiscard,
     CleanedZero,
+    CleanedByClass,
     /// The PV goes all the same (as in the seed), and the device is dirty then.
     Failed,
 }
@@ -88,6 +90,7 @@ impl Outcome {
             Cleaning::Quick => Outcome::CleanedQuick,
             Cleaning::Discard => Outcome::CleanedDiscard,
             Cleaning::Zero => Outcome::CleanedZero,
+            Cleaning::ByClass | Cleaning::AsFound => Outcome::CleanedByClass,
         }
     }
 
@@ -96,6 +99,7 @@ impl Outcome {
             Outcome::CleanedQuick => Some(Cleaning::Quick),
             Outcome::CleanedDiscard => Some(Cleaning::Discard),
             Outcome::CleanedZero => Some(Cleaning::Zero),
+            Outcome::CleanedByClass => Some(Cleaning::ByClass),
             Outcome::Owed | Outcome::Failed => None,
         }
     }
@@ -163,6 +167,12 @@ pub struct Entry {
     pub state: State,
     /// Where it was found last, or the PV's `spec.local.path`.
     pub path: PathBuf,
+    /// Where it lies when it is one of a discovery directory; `None` for raw devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub discovered: Option<Discovered>,
+    /// How its class has it cleaned, as of its last offer: a release is finished so also where the class is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleaner: Option<Cleaner>,
     /// What it was recognised by when the state was entered.
     pub evidence: Evidence,
     /// What the settings promised when it was offered.
@@ -239,6 +249,9 @@ pub struct Marker {
     /// The one unfiltered LIST of PersistentVolumes has been done.
     #[serde(default)]
     pub listed: bool,
+    /// It was done with discovery directories as a source, so that volumes of its original were taken over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub discovery_listed: bool,
     /// PVs that name devices of this node and are not ours, from that LIST.
     #[serde(default)]
     pub foreign: Vec<ForeignPv>,

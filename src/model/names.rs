@@ -13,6 +13,10 @@ pub const APPROVE_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/approve-wip
 pub const IDENTITY_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/device-identity";
 /// PV annotation: which POST made it, so that a POST without an answer is found again.
 pub const OFFER_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/offer-id";
+/// PV annotation of external provisioners, which the original of discovery directories sets.
+pub const PROVISIONED_BY_ANNOTATION: &str = "pv.kubernetes.io/provisioned-by";
+/// PVC annotation of `node-cleanup`: since when the claim's node is gone, so that the delay outlives the controller.
+pub const NODE_GONE_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/node-gone-since";
 /// The prefix of the settings annotations on PVs.
 pub const SETTINGS_PREFIX: &str = "local-pv-provisioner.cybozu.io/";
 /// Node label whose value stands in the PV's affinity.
@@ -35,11 +39,15 @@ pub fn pv_name(node: &str, base_name: &str) -> String {
 
 /// A node name as a label value: itself where that is valid (IP addresses are), else bounded and hashed.
 pub fn label_value(node: &str) -> String {
-    let valid = node.len() <= LABEL_VALUE_MAX
-        && node.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
-        && node.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && node.ends_with(|c: char| c.is_ascii_alphanumeric());
-    if valid { node.to_owned() } else { hashed(node, node) }
+    if is_label_value(node) { node.to_owned() } else { hashed(node, node) }
+}
+
+/// Whether a label can have this value, which is not empty.
+pub fn is_label_value(text: &str) -> bool {
+    text.len() <= LABEL_VALUE_MAX
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
 }
 
 /// DNS-1123 subdomain.

@@ -13,6 +13,13 @@ pub fn format_binary(bytes: u64) -> String {
     format!("{value}{}", SUFFIXES[power])
 }
 
+/// What the sig-storage provisioner offers of a volume of so many bytes: whole GiB from ten of them on, else whole MiB
+/// from ten on, else every byte.
+pub fn round_down(bytes: u64) -> u64 {
+    const MANY: u64 = 10;
+    [1u64 << 30, 1 << 20].into_iter().find(|unit| bytes / unit >= MANY).map_or(bytes, |unit| bytes / unit * unit)
+}
+
 /// The bytes of a quantity, fractions rounded up; `None` if it is none, negative, or beyond `u64`.
 pub fn parse(text: &str) -> Option<u64> {
     let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == '+')).unwrap_or(text.len());
@@ -76,6 +83,25 @@ mod tests {
         ] {
             assert_eq!(format_binary(bytes), text);
             assert_eq!(parse(text), Some(bytes));
+        }
+    }
+
+    /// Ten of a unit are the border, and nothing is rounded up.
+    #[test]
+    fn capacities_are_rounded_down_to_what_reads_well() {
+        for (bytes, text) in [
+            (100 << 20, "100Mi"),
+            (10_000_000_000, "9536Mi"),
+            ((10 << 30) - 1, "10239Mi"),
+            (10 << 30, "10Gi"),
+            ((11 << 30) - 1, "10Gi"),
+            (10 << 20, "10Mi"),
+            ((10 << 20) - 1, "10485759"),
+            (9_765_625 << 10, "9536Mi"),
+            (9_765 << 10, "9765Ki"),
+            (0, "0"),
+        ] {
+            assert_eq!(format_binary(round_down(bytes)), text, "{bytes}");
         }
     }
 

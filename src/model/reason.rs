@@ -18,10 +18,18 @@ pub enum Reason {
     DeviceDirUnreadable,
     MemoryLost,
     LedgerUnwritable,
+    ConfigInvalid,
+    ConfigWarning,
+    FirstStart,
+    VolumeDelete,
+    VolumeFailedDelete,
+    VolumeUnsupportedReclaimPolicy,
+    VolumeUnknownReclaimPolicy,
+    ReferencedNodeDeleted,
 }
 
 impl Reason {
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 22] = [
         Reason::DeviceRefused,
         Reason::DeviceQuarantined,
         Reason::DeviceError,
@@ -36,6 +44,14 @@ impl Reason {
         Reason::DeviceDirUnreadable,
         Reason::MemoryLost,
         Reason::LedgerUnwritable,
+        Reason::ConfigInvalid,
+        Reason::ConfigWarning,
+        Reason::FirstStart,
+        Reason::VolumeDelete,
+        Reason::VolumeFailedDelete,
+        Reason::VolumeUnsupportedReclaimPolicy,
+        Reason::VolumeUnknownReclaimPolicy,
+        Reason::ReferencedNodeDeleted,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -54,6 +70,14 @@ impl Reason {
             Reason::DeviceDirUnreadable => "DeviceDirUnreadable",
             Reason::MemoryLost => "MemoryLost",
             Reason::LedgerUnwritable => "LedgerUnwritable",
+            Reason::ConfigInvalid => "ConfigInvalid",
+            Reason::ConfigWarning => "ConfigWarning",
+            Reason::FirstStart => "FirstStart",
+            Reason::VolumeDelete => "VolumeDelete",
+            Reason::VolumeFailedDelete => "VolumeFailedDelete",
+            Reason::VolumeUnsupportedReclaimPolicy => "VolumeUnsupportedReclaimPolicy",
+            Reason::VolumeUnknownReclaimPolicy => "VolumeUnknownReclaimPolicy",
+            Reason::ReferencedNodeDeleted => "ReferencedNodeDeleted",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The words between the loop and the observers: what to look at, and what was seen.
 
 use super::device::Observation;
-use std::collections::BTreeSet;
+use super::discovery::{Discovered, DiscoveryDir};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 /// One look at the node's devices.
@@ -11,6 +12,10 @@ pub struct ScanRequest {
     pub generation: u64,
     /// `deviceDir` and `deviceNameFilter` of the settings, if there are any.
     pub selection: Option<Selection>,
+    /// The discovery directories of the settings.
+    pub directories: Vec<DiscoveryDir>,
+    /// Where this process finds a path of `extra` or `untouched` that lies in a discovery directory.
+    pub discovered: BTreeMap<PathBuf, Discovered>,
     /// Paths to look at besides: those that the ledger and the PVs name.
     pub extra: BTreeSet<PathBuf>,
     /// Paths with a PV, or being cleaned. These devices and what overlaps them are not opened, whatever other path
@@ -39,4 +44,7 @@ pub struct ScanReport {
     pub observations: Vec<Observation>,
     /// `deviceDir` could not be read: what is wrong with it. What could be seen is still reported.
     pub error: Option<String>,
+    /// Classes whose discovery directory could not be looked through in full, and why. The others are not affected,
+    /// and neither are paths of such a class that the ledger or a PV names.
+    pub unread: BTreeMap<String, String>,
 }

@@ -1,8 +1,12 @@
-//! Which paths `deviceDir` and `deviceNameFilter` select: every entry below the directory that is no directory and
-//! whose base name matches, links unresolved. Does not look at what an entry is; that is `probe`'s business.
+//! Which paths the settings select. Of `deviceDir` and `deviceNameFilter`: every entry below the directory that is no
+//! directory and whose base name matches. Of a discovery directory: every entry in it whose name matches, whatever it
+//! is, and nothing below. Links stay unresolved. Does not look at what an entry is; that is `probe`'s business.
 
 use crate::host::files::{FilesError, walk};
+use crate::model::chain::chain;
+use crate::model::discovery::{Discovered, DiscoveryDir};
 use crate::model::scan::Selection;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -19,6 +23,13 @@ pub enum DiscoverError {
     Stat { path: PathBuf, source: io::Error },
     #[error("deviceDir cannot be read in full")]
     Walk { source: FilesError },
+    #[error("the directory {} of class {class} is not an absolute path", path.display())]
+    ClassNotAbsolute { class: String, path: PathBuf },
+    #[error(
+        "the directory {} of class {class} cannot be read; it must be mounted here where mountDir says",
+        path.display()
+    )]
+    ClassUnreadable { class: String, path: PathBuf, source: io::Error },
 }
 
 /// What was found, and what kept us from finding more.
@@ -34,6 +45,66 @@ pub fn discover(selection: &Selection) -> Discovery {
         Ok(discovery) => discovery,
         Err(error) => Discovery { paths: Vec::new(), error: Some(error) },
     }
+}
+
+/// What all discovery directories have.
+#[derive(Debug, Default)]
+pub struct Volumes {
+    /// The entries, each by the path that a PersistentVolume gives it.
+    pub found: BTreeMap<PathBuf, Discovered>,
+    /// What is wrong, by class.
+    pub unread: BTreeMap<String, String>,
+}
+
+impl Volumes {
+    /// `listed` is `None` where the directory did not answer. A path is one volume of one class, and one that
+    /// `deviceDir` selects already is none.
+    pub fn take_in(&mut self, dir: &DiscoveryDir, listed: Option<Discovery>, selected: &BTreeSet<PathBuf>) {
+        let class = &dir.class;
+        let Some(listed) = listed else {
+            let what = format!("the directory {} of class {class} does not answer", dir.mount_dir.display());
+            self.unread.insert(class.clone(), what);
+            return;
+        };
+        if let Some(error) = listed.error {
+            self.unread.insert(class.clone(), chain(&error));
+        }
+        for at in listed.paths {
+            let path = dir.host_dir.join(at.file_name().unwrap_or_default());
+            let other = match self.found.get(&path) {
+                Some(other) => format!("class {} has", other.class),
+                None if selected.contains(&path) => "deviceDir and deviceNameFilter select".to_owned(),
+                None => {
+                    self.found.insert(path, Discovered { class: class.clone(), at });
+                    continue;
+                }
+            };
+            let what = format!("{other} {} already: class {class} does not get it", path.display());
+            self.unread.entry(class.clone()).or_insert(what);
+        }
+    }
+}
+
+/// Where the entries lie for this process: below `mountDir`. Sorted.
+pub fn discover_volumes(dir: &DiscoveryDir) -> Discovery {
+    let (class, path) = (dir.class.clone(), dir.mount_dir.clone());
+    let mut found = Discovery::default();
+    if !path.is_absolute() {
+        found.error = Some(DiscoverError::ClassNotAbsolute { class, path });
+        return found;
+    }
+    let listed = fs::read_dir(&path).and_then(|entries| {
+        for entry in entries {
+            let name = entry?.file_name();
+            if dir.names.matches(&name.to_string_lossy()) {
+                found.paths.push(path.join(name));
+            }
+        }
+        Ok(())
+    });
+    found.error = listed.err().map(|source| DiscoverError::ClassUnreadable { class, path, source });
+    found.paths.sort_unstable();
+    found
 }
 
 fn checked(selection: &Selection) -> Result<Discovery, DiscoverError> {
@@ -66,6 +137,7 @@ fn checked(selection: &Selection) -> Result<Discovery, DiscoverError> {
 mod tests {
     use super::*;
     use crate::host::made_up::Tree;
+    use crate::model::name_pattern::NamePattern;
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
@@ -123,6 +195,27 @@ mod tests {
         assert!(matches!(says(&tree.root.join("file")), DiscoverError::NotADirectory { .. }));
         assert!(matches!(says(&tree.root.join("file/below")), DiscoverError::NotADirectory { .. }));
         assert!(says(Path::new("/nowhere")).to_string().contains("deviceDir /nowhere does not exist"));
+    }
+
+    #[test]
+    fn a_discovery_directory_gives_what_lies_directly_in_it() {
+        let tree = Tree::new();
+        for path in ["vol/ssd one/deep/ssd", "vol/.ssd", "vol/hdd", "vol/ssd-file"] {
+            tree.write(path, "");
+        }
+        symlink("/nowhere", tree.root.join("vol/ssd-link")).unwrap();
+        let look = |mount_dir: PathBuf, pattern: &str| {
+            let names = NamePattern::parse(pattern).unwrap();
+            discover_volumes(&DiscoveryDir { class: "fast".to_owned(), host_dir: "/mnt".into(), mount_dir, names })
+        };
+        let dir = tree.root.join("vol");
+        let found = look(dir.clone(), "*");
+        assert!(found.error.is_none());
+        assert_eq!(found.paths, [".ssd", "hdd", "ssd one", "ssd-file", "ssd-link"].map(|name| dir.join(name)));
+        assert_eq!(look(dir.clone(), "ssd*").paths.len(), 3);
+        let said = look(tree.root.join("gone"), "*").error.unwrap().to_string();
+        assert!(said.contains("of class fast cannot be read"), "{said}");
+        assert!(look("relative".into(), "*").error.is_some());
     }
 
     #[test]

@@ -1,13 +1,16 @@
 //! What a decision about a device was based on, and whether it still holds for a device that is held open.
 
 use super::census::Census;
+use super::pinned::Wanted;
 use super::probe::{Depth, Prober};
 use super::surroundings::SurroundingsError;
 use crate::host::block::{BlockError, BlockFile};
+use crate::host::filesystem::{self, FilesystemError};
 use crate::host::mounts::MountsError;
 use crate::model::chain::chain;
 use crate::model::cleaning::CleanResult;
 use crate::model::device::{Comparison, Device, Evidence, Identity, InUse, Place, ProbeError};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 /// Why the evidence does not hold. Nothing may be written then.
@@ -31,6 +34,10 @@ pub enum StaleWhy {
     InUse { by: InUse },
     #[error("the open device does not answer")]
     Held(#[source] BlockError),
+    #[error("the open directory does not answer")]
+    HeldDirectory(#[source] FilesystemError),
+    #[error("the open directory is not a mount point")]
+    NotMounted,
     #[error("who uses the node's devices cannot be told")]
     Surroundings(#[source] SurroundingsError),
     #[error("its path does not lead to a device any more")]
@@ -71,7 +78,30 @@ pub fn verify(
     }
     let around = census.look().map_err(StaleWhy::Surroundings)?;
     let prober = Prober::new(host.clone(), allow_regular_files);
-    let now = prober.probe_around(path, Depth::Outside, &around).map_err(StaleWhy::Probe)?;
+    let now = prober.probe_around(path, Wanted::Device, Depth::Outside, &around).map_err(StaleWhy::Probe)?;
+    compare(evidence, &now)
+}
+
+/// The same for the directory of a volume that is held open (O_PATH is enough), for as long as it is emptied: holding it
+/// keeps nobody away, so that the mount and its users are looked at anew. `at` is where this process finds it.
+pub fn verify_directory(census: &Census, evidence: &Evidence, at: &Path, held: BorrowedFd<'_>) -> Result<(), StaleWhy> {
+    let host = census.host();
+    if host.proc.boot_id().map_err(StaleWhy::Boot)? != evidence.boot_id {
+        return Err(StaleWhy::OtherBoot);
+    }
+    let stat = filesystem::stat(held).map_err(StaleWhy::HeldDirectory)?;
+    let is = Place::Directory { dev: stat.dev, ino: stat.ino };
+    if is != evidence.place {
+        return Err(StaleWhy::OtherHeld { was: evidence.place, is });
+    }
+    if !stat.is_mount_root {
+        return Err(StaleWhy::NotMounted);
+    }
+    let around = census.look().map_err(StaleWhy::Surroundings)?;
+    let prober = Prober::new(host.clone(), false);
+    let now = prober.probe_around(at, Wanted::Volume, Depth::Outside, &around).map_err(StaleWhy::Probe)?;
+    // A filesystem may be grown at any moment, and nothing is written at an offset.
+    let now = Device { size: evidence.size, ..now };
     compare(evidence, &now)
 }
 

@@ -2,6 +2,7 @@
 //! short exclusive open where that is allowed.
 
 use super::surroundings::{LoopAnswer, Surroundings};
+use crate::host::mounts::Mount;
 use crate::host::number::DeviceNumber;
 use crate::host::sysfs::{Node, Sysfs};
 use crate::model::device::InUse;
@@ -45,6 +46,19 @@ pub fn of_file(filesystem: DeviceNumber, inode: u64, around: &Surroundings) -> O
         (None, None) => true,
     };
     around.loops().iter().find(is_it).map(|answer| InUse::Loop { name: answer.name.clone() })
+}
+
+/// A mounted directory that is a volume. Its own mount is no use, nor is another of the host's: only what a kubelet
+/// has mounted for a pod is, and what swaps or loops on a file where the whole filesystem is the volume. Where no mount
+/// table but our own can be seen, the phase of the PersistentVolume is all that tells of a pod.
+pub fn of_directory(mount: &Mount, around: &Surroundings) -> Option<InUse> {
+    if let Some(at) = around.directories().pod_mount(mount) {
+        return Some(InUse::Mounted { at: at.to_string_lossy().into_owned() });
+    }
+    if mount.root != Path::new("/") {
+        return None;
+    }
+    around.file_in_use_on(mount.number)
 }
 
 /// Whether somebody holds the device, mounted it or swaps on it, in whatever namespace: opens it exclusively, and lets

@@ -3,24 +3,25 @@
 //! A path is followed once. What it led to is pinned (O_PATH, which opens nothing: no FIFO blocks, no tape rewinds),
 //! and whatever is opened afterwards is the pinned inode, so that a link swapped in between leads nowhere else. How
 //! deep the look goes is the caller's choice; nothing here opens more than that.
+//!
+//! In a discovery directory a path may lead to a mounted directory as well: see `directory`.
 
 use super::content::read_content;
+use super::pinned::{Pinned, Wanted};
 use super::protection::{self, PartitionType};
 use super::surroundings::{self, Host, LoopAnswer, Surroundings};
 use super::table::{self, DiskTable, Extent};
-use super::{identity, in_use};
+use super::{directory, identity, in_use};
 use crate::host::loops;
 use crate::host::number::DeviceNumber;
 use crate::host::sysfs::{Node, SysfsError};
 use crate::model::chain::chain;
 use crate::model::device::{Content, Device, Identity, InUse, Place, ProbeError, Protection};
-use nix::libc;
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How deep to look.
@@ -38,6 +39,8 @@ pub struct Spot {
     /// The disk that carries it; itself when it is a whole disk.
     pub disk: Place,
     pub diskseq: Option<u64>,
+    /// The mount that a directory is the root of.
+    pub mount: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -59,20 +62,6 @@ struct Cache {
 /// for ever. A cleared cache costs one slower poll.
 const CACHED_DISKS: usize = 4096;
 
-/// What a path was found to lead to.
-struct Pinned {
-    /// O_PATH.
-    file: File,
-    metadata: fs::Metadata,
-}
-
-impl Pinned {
-    /// Opens the pinned inode, wherever its path leads by now.
-    fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
-    }
-}
-
 impl Prober {
     pub fn new(host: Host, allow_regular_files: bool) -> Prober {
         Prober { host, allow_regular_files, cache: Mutex::default() }
@@ -83,14 +72,20 @@ impl Prober {
     }
 
     /// By itself, with fresh surroundings.
-    pub fn probe(&self, path: &Path, depth: Depth) -> Result<Device, ProbeError> {
+    pub fn probe(&self, path: &Path, wanted: Wanted, depth: Depth) -> Result<Device, ProbeError> {
         let around = Surroundings::look(&self.host).map_err(|error| failed(chain(&error)))?;
-        self.probe_around(path, depth, &around)
+        self.probe_around(path, wanted, depth, &around)
     }
 
     /// By itself, with surroundings that somebody else has looked at.
-    pub fn probe_around(&self, path: &Path, depth: Depth, around: &Surroundings) -> Result<Device, ProbeError> {
-        self.look(path, None, depth, around)
+    pub fn probe_around(
+        &self,
+        path: &Path,
+        wanted: Wanted,
+        depth: Depth,
+        around: &Surroundings,
+    ) -> Result<Device, ProbeError> {
+        self.look(path, wanted, None, depth, around)
     }
 
     /// As one of many. A path that leads elsewhere than it did a moment ago is an error: for where it leads now,
@@ -102,18 +97,20 @@ impl Prober {
         depth: Depth,
         around: &Surroundings,
     ) -> Result<Device, ProbeError> {
-        self.look(path, Some(expected), depth, around)
+        // What was expected was looked for as what it may be.
+        self.look(path, Wanted::Volume, Some(expected), depth, around)
     }
 
     /// Where the path leads. Opens nothing.
-    pub fn resolve(&self, path: &Path) -> Result<Spot, ProbeError> {
-        let pinned = pin(path)?;
-        match self.place(&pinned)? {
-            place @ Place::File { .. } => Ok(Spot { place, disk: place, diskseq: None }),
+    pub fn resolve(&self, path: &Path, wanted: Wanted) -> Result<Spot, ProbeError> {
+        let pinned = Pinned::at(path, wanted)?;
+        match pinned.place(wanted, self.allow_regular_files)? {
+            Place::Directory { .. } => directory::spot(&self.host, pinned.file.as_fd()),
+            place @ Place::File { .. } => Ok(Spot { place, disk: place, diskseq: None, mount: None }),
             place @ Place::Block { major, minor } => {
                 let node = self.host.sysfs.node(DeviceNumber { major, minor }).map_err(no_facts)?;
                 let disk = node.disk().map_err(no_facts)?.unwrap_or(node);
-                Ok(Spot { place, disk: disk.number.into(), diskseq: disk.diskseq() })
+                Ok(Spot { place, disk: disk.number.into(), diskseq: disk.diskseq(), mount: None })
             }
         }
     }
@@ -144,12 +141,13 @@ impl Prober {
     fn look(
         &self,
         path: &Path,
+        wanted: Wanted,
         expected: Option<Spot>,
         depth: Depth,
         around: &Surroundings,
     ) -> Result<Device, ProbeError> {
-        let pinned = pin(path)?;
-        let place = self.place(&pinned)?;
+        let pinned = Pinned::at(path, wanted)?;
+        let place = pinned.place(wanted, self.allow_regular_files)?;
         if expected.is_some_and(|expected| expected.place != place) {
             return Err(failed("its path led elsewhere while it was looked at".to_owned()));
         }
@@ -160,6 +158,7 @@ impl Prober {
                     LookError::Probe(error) => error,
                 })?
             }
+            Place::Directory { .. } => directory::look(&self.host, &pinned.file, depth, around)?,
             Place::File { .. } => regular_file(&pinned, place, depth, around)?,
         };
         if expected.is_some_and(|expected| expected.diskseq != device.diskseq || expected.disk != device.disk) {
@@ -273,29 +272,6 @@ impl Prober {
         }
     }
 
-    fn place(&self, pinned: &Pinned) -> Result<Place, ProbeError> {
-        let kind = pinned.metadata.file_type();
-        let what = if kind.is_block_device() {
-            return Ok(DeviceNumber::from_raw(pinned.metadata.rdev()).into());
-        } else if kind.is_file() {
-            if self.allow_regular_files {
-                return Ok(Place::File { dev: pinned.metadata.dev(), ino: pinned.metadata.ino() });
-            }
-            "a regular file"
-        } else if kind.is_dir() {
-            "a directory"
-        } else if kind.is_char_device() {
-            "a character device"
-        } else if kind.is_fifo() {
-            "a FIFO"
-        } else if kind.is_socket() {
-            "a socket"
-        } else {
-            "of an unknown kind"
-        };
-        Err(ProbeError::NotADevice { what: what.to_owned() })
-    }
-
     fn cache(&self) -> MutexGuard<'_, Cache> {
         // What a panicking thread left is still true: entries are put in whole.
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
@@ -317,19 +293,6 @@ impl From<ProbeError> for LookError {
     fn from(error: ProbeError) -> LookError {
         LookError::Probe(error)
     }
-}
-
-fn pin(path: &Path) -> Result<Pinned, ProbeError> {
-    if !path.is_absolute() {
-        return Err(failed("its path is not absolute".to_owned()));
-    }
-    let asked = |error: io::Error| match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => ProbeError::Gone,
-        _ => failed(error.to_string()),
-    };
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path).map_err(asked)?;
-    let metadata = file.metadata().map_err(asked)?;
-    Ok(Pinned { file, metadata })
 }
 
 /// The exclusive try first: what is in use is not read.
@@ -384,6 +347,6 @@ fn no_facts(error: SysfsError) -> ProbeError {
     }
 }
 
-fn failed(error: String) -> ProbeError {
+pub(super) fn failed(error: String) -> ProbeError {
     ProbeError::Failed { error }
 }

@@ -4,13 +4,15 @@
 //! Nothing is opened under one name that must stay untouched under another, and nothing is opened twice at a time: our
 //! own exclusive tries would take each other for a stranger. What hangs holds up nothing else.
 
-use super::discover::{Discovery, discover};
+use super::discover::{Discovery, Volumes, discover, discover_volumes};
+use super::pinned::Wanted;
 use super::pool::{HURRIED, Job, Outcome, Pool, Stop};
 use super::probe::{Depth, Prober, Spot};
 use super::surroundings::{LoopAnswer, Surroundings};
 use crate::host::sysfs::Node;
 use crate::model::chain::chain;
 use crate::model::device::{Device, Observation, Place, ProbeError};
+use crate::model::discovery::{Discovered, DiscoveryDir};
 use crate::model::scan::{ScanReport, ScanRequest, Selection};
 use crossbeam_channel::{Receiver, Sender, select, unbounded};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -37,8 +39,9 @@ const STACK: usize = 256 << 10;
 /// What a scan asks of the world; the prober, or a test's idea of it.
 pub trait Look: Send + Sync + 'static {
     fn discover(&self, selection: &Selection) -> Discovery;
+    fn discover_volumes(&self, dir: &DiscoveryDir) -> Discovery;
     /// Opens nothing.
-    fn resolve(&self, path: &Path) -> Result<Spot, ProbeError>;
+    fn resolve(&self, path: &Path, wanted: Wanted) -> Result<Spot, ProbeError>;
     /// The loop devices with something behind them, or why they cannot be told.
     fn loops(&self) -> Result<Vec<Node>, String>;
     fn remembered_loop(&self, node: &Node) -> Option<LoopAnswer>;
@@ -52,8 +55,12 @@ impl Look for Prober {
         discover(selection)
     }
 
-    fn resolve(&self, path: &Path) -> Result<Spot, ProbeError> {
-        Prober::resolve(self, path)
+    fn discover_volumes(&self, dir: &DiscoveryDir) -> Discovery {
+        discover_volumes(dir)
+    }
+
+    fn resolve(&self, path: &Path, wanted: Wanted) -> Result<Spot, ProbeError> {
+        Prober::resolve(self, path, wanted)
     }
 
     fn loops(&self) -> Result<Vec<Node>, String> {
@@ -147,47 +154,54 @@ impl Scan {
 
     /// `None` when it was stopped.
     pub fn run(&mut self, request: &ScanRequest) -> Option<ScanReport> {
-        let (selected, error) = self.discover(request.selection.as_ref())?;
+        let (mut selected, error) = self.discover(request.selection.as_ref())?;
+        let Volumes { found, unread } = self.discover_volumes(&request.directories, &selected)?;
+        selected.extend(found.keys().cloned());
+        let mut discovered = request.discovered.clone();
+        // Where it lies now goes before where it lay when the ledger was written.
+        discovered.extend(found);
         let wanted: BTreeSet<PathBuf> = selected.iter().chain(&request.extra).cloned().collect();
-        let spots = self.resolve(wanted.union(&request.untouched).cloned().collect())?;
+        let spots = self.resolve(wanted.union(&request.untouched).cloned().collect(), &discovered)?;
         let untouched = self.untouched(request, &spots);
+        let mut report = ScanReport { generation: request.generation, observations: Vec::new(), error, unread };
+        let mut observe = |path: PathBuf, device: Result<Device, ProbeError>| {
+            let (selected, discovered) = (selected.contains(&path), discovered.get(&path).cloned());
+            report.observations.push(Observation { path, discovered, selected, device });
+        };
 
         let around = match self.surroundings()? {
             Ok(mut around) => {
                 around.set_volumes(untouched.iter().map(|spot| (spot.place, spot.disk)).collect());
+                let directories = spots.values().flatten().filter_map(|spot| Some((spot.place, spot.mount?)));
+                around.set_directories(directories.collect());
                 around
             }
             Err(why) => {
                 // Without knowing what is in use, nothing is known.
-                let failed = |path: PathBuf| Observation {
-                    selected: selected.contains(&path),
-                    device: Err(ProbeError::Failed { error: why.clone() }),
-                    path,
-                };
-                let observations = wanted.iter().cloned().map(failed).collect();
-                return Some(ScanReport { generation: request.generation, observations, error });
+                for path in wanted {
+                    observe(path, Err(ProbeError::Failed { error: why.clone() }));
+                }
+                return Some(report);
             }
         };
 
         let mut places: BTreeMap<Place, (PathBuf, Spot)> = BTreeMap::new();
         for path in &wanted {
             if let Some(Ok(spot)) = spots.get(path) {
-                places.entry(spot.place).or_insert_with(|| (path.clone(), *spot));
+                let at = discovered.get(path).map_or(path, |discovered| &discovered.at);
+                places.entry(spot.place).or_insert_with(|| (at.clone(), *spot));
             }
         }
         let probed = self.probe(places, &untouched, &Arc::new(around))?;
-        let observations = wanted
-            .into_iter()
-            .map(|path| {
-                let device = match spots.get(&path) {
-                    Some(Ok(spot)) => probed.get(&spot.place).cloned().unwrap_or(Err(ProbeError::NoAnswer)),
-                    Some(Err(error)) => Err(error.clone()),
-                    None => Err(ProbeError::NoAnswer),
-                };
-                Observation { selected: selected.contains(&path), device, path }
-            })
-            .collect();
-        Some(ScanReport { generation: request.generation, observations, error })
+        for path in wanted {
+            let device = match spots.get(&path) {
+                Some(Ok(spot)) => probed.get(&spot.place).cloned().unwrap_or(Err(ProbeError::NoAnswer)),
+                Some(Err(error)) => Err(error.clone()),
+                None => Err(ProbeError::NoAnswer),
+            };
+            observe(path, device);
+        }
+        Some(report)
     }
 
     fn discover(&mut self, selection: Option<&Selection>) -> Option<(BTreeSet<PathBuf>, Option<String>)> {
@@ -205,18 +219,41 @@ impl Scan {
         })
     }
 
-    fn resolve(&mut self, paths: Vec<PathBuf>) -> Option<BTreeMap<PathBuf, Result<Spot, ProbeError>>> {
-        let jobs = paths
-            .iter()
-            .map(|path| {
-                let (look, path) = (self.look.clone(), path.clone());
-                let job: Job<_> = Box::new({
-                    let path = path.clone();
-                    move || look.resolve(&path)
-                });
-                (Key::Path(path), job)
-            })
-            .collect();
+    fn discover_volumes(&mut self, directories: &[DiscoveryDir], selected: &BTreeSet<PathBuf>) -> Option<Volumes> {
+        let job = |dir: &DiscoveryDir| {
+            let (look, dir) = (self.look.clone(), dir.clone());
+            let key = Key::Directory(dir.mount_dir.clone());
+            let job: Job<Discovery> = Box::new(move || look.discover_volumes(&dir));
+            (key, job)
+        };
+        let jobs = directories.iter().map(job).collect();
+        let outcomes = self.pool.run(jobs, OUTSIDE_AT_ONCE);
+        let mut volumes = Volumes::default();
+        for (dir, outcome) in directories.iter().zip(outcomes) {
+            if let Outcome::Stopped = outcome {
+                return None;
+            }
+            volumes.take_in(dir, outcome.done(), selected);
+        }
+        Some(volumes)
+    }
+
+    fn resolve(
+        &mut self,
+        paths: Vec<PathBuf>,
+        discovered: &BTreeMap<PathBuf, Discovered>,
+    ) -> Option<BTreeMap<PathBuf, Result<Spot, ProbeError>>> {
+        let job = |path: &PathBuf| {
+            let (at, wanted) = match discovered.get(path) {
+                Some(discovered) => (discovered.at.clone(), Wanted::Volume),
+                None => (path.clone(), Wanted::Device),
+            };
+            let look = self.look.clone();
+            let key = Key::Path(at.clone());
+            let job: Job<_> = Box::new(move || look.resolve(&at, wanted));
+            (key, job)
+        };
+        let jobs = paths.iter().map(job).collect();
         let outcomes = self.pool.run(jobs, OUTSIDE_AT_ONCE);
         let mut spots = BTreeMap::new();
         for (path, outcome) in paths.into_iter().zip(outcomes) {
@@ -350,6 +387,8 @@ mod tests {
     use super::*;
     use crate::host::made_up::Tree;
     use crate::model::device::{Content, Identity, InUse};
+    use crate::model::name_pattern::NamePattern;
+    use crate::observe::discover::DiscoverError;
     use crate::observe::pool::MAX_PARKED;
     use crate::observe::surroundings::Host;
     use crossbeam_channel::bounded;
@@ -362,6 +401,8 @@ mod tests {
     struct World {
         tree: Tree,
         selected: Vec<&'static str>,
+        /// Names in the discovery directory of a class.
+        entries: BTreeMap<&'static str, Vec<&'static str>>,
         spots: Mutex<BTreeMap<&'static str, Spot>>,
         probes: Mutex<Vec<(String, Depth)>>,
         /// What hangs at these waits for the gate.
@@ -377,7 +418,14 @@ mod tests {
             Discovery { paths: self.selected.iter().map(PathBuf::from).collect(), error: None }
         }
 
-        fn resolve(&self, path: &Path) -> Result<Spot, ProbeError> {
+        fn discover_volumes(&self, dir: &DiscoveryDir) -> Discovery {
+            let paths = self.entries.get(&*dir.class).into_iter().flatten();
+            let error = (!dir.names.matches("x")).then(|| DiscoverError::Missing { path: dir.mount_dir.clone() });
+            Discovery { paths: paths.map(|name| dir.mount_dir.join(name)).collect(), error }
+        }
+
+        fn resolve(&self, path: &Path, wanted: Wanted) -> Result<Spot, ProbeError> {
+            assert_eq!(wanted == Wanted::Volume, path.starts_with("/here"));
             if self.hang_resolve.iter().any(|hangs| Path::new(hangs) == path) {
                 let _ = self.gate.recv();
             }
@@ -436,7 +484,8 @@ mod tests {
     /// `/dev/a` and `/link/a` are disk 0 with the partitions `/dev/a1` and `/dev/a2`; `/dev/b` is disk 16.
     fn world() -> (World, Sender<()>) {
         let (open, gate) = bounded(0);
-        let spot = |place, disk, diskseq| Spot { place: block(place), disk: block(disk), diskseq: Some(diskseq) };
+        let spot =
+            |place, disk, diskseq| Spot { place: block(place), disk: block(disk), diskseq: Some(diskseq), mount: None };
         let spots = [
             ("/dev/a", spot(0, 0, 1)),
             ("/link/a", spot(0, 0, 1)),
@@ -446,6 +495,7 @@ mod tests {
         ];
         let world = World {
             tree: Tree::new(),
+            entries: BTreeMap::new(),
             selected: vec!["/dev/a", "/dev/a1", "/dev/a2", "/dev/b", "/link/a"],
             spots: Mutex::new(spots.into()),
             probes: Mutex::default(),
@@ -466,6 +516,8 @@ mod tests {
     fn request(untouched: &[&str]) -> ScanRequest {
         let filter = regex_lite::Regex::new(".").unwrap();
         ScanRequest {
+            directories: Vec::new(),
+            discovered: BTreeMap::new(),
             generation: 7,
             selection: Some(Selection { device_dir: "/dev".into(), filter }),
             extra: BTreeSet::new(),
@@ -550,6 +602,79 @@ mod tests {
         assert_eq!(depths(&world)["/dev/a"], Depth::Full);
     }
 
+    fn directory(class: &str, host_dir: &str, readable: bool) -> DiscoveryDir {
+        let names = if readable { NamePattern::parse("*").unwrap() } else { NamePattern::none() };
+        let mount_dir = Path::new("/here").join(class);
+        DiscoveryDir { class: class.to_owned(), host_dir: host_dir.into(), mount_dir, names }
+    }
+
+    #[test]
+    fn entries_of_discovery_directories_have_the_hosts_path_and_are_looked_at_where_they_lie() {
+        let (mut world, _gate) = world();
+        world.entries = [("fast", vec!["a b", "gone"]), ("slow", vec!["a b"])].into();
+        let spot = |ino, mount| {
+            let place = Place::Directory { dev: 1, ino };
+            Spot { place, disk: place, diskseq: None, mount: Some(mount) }
+        };
+        world.spots.lock().unwrap().extend([("/here/fast/a b", spot(1, 21)), ("/here/old/c", spot(3, 23))]);
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, SOON);
+        let mut asked = request(&["/mnt/fast/a b", "/mnt/old/c"]);
+        asked.directories = vec![directory("fast", "/mnt/fast/", true), directory("slow", "/mnt/fast", true)];
+        asked.directories.push(directory("bad", "/mnt/bad", false));
+        let at = |class: &str, at: &str| Discovered { class: class.to_owned(), at: at.into() };
+        asked.discovered = [("/mnt/old/c".into(), at("old", "/here/old/c"))].into();
+        asked.extra = asked.untouched.clone();
+        let report = scan.run(&asked).unwrap();
+        let told: Vec<_> = report
+            .observations
+            .iter()
+            .filter(|o| o.path.starts_with("/mnt"))
+            .map(|o| (o.path.to_str().unwrap(), o.discovered.clone().unwrap(), o.selected))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                ("/mnt/fast/a b", at("fast", "/here/fast/a b"), true),
+                ("/mnt/fast/gone", at("fast", "/here/fast/gone"), true),
+                ("/mnt/old/c", at("old", "/here/old/c"), false),
+            ]
+        );
+        assert_eq!(seen(&report, "/mnt/fast/a b"), Ok("/here/fast/a b".to_owned()));
+        assert_eq!(seen(&report, "/mnt/fast/gone"), Err(ProbeError::Gone));
+        let probes = depths(&world);
+        assert_eq!((probes["/here/fast/a b"], probes["/here/old/c"]), (Depth::Outside, Depth::Outside));
+        assert_eq!(probes["/dev/b"], Depth::Full);
+        // What is wrong with one class is said of it alone.
+        let unread: Vec<_> = report.unread.iter().map(|(class, what)| (class.as_str(), what.as_str())).collect();
+        assert_eq!(
+            unread,
+            [
+                ("bad", "deviceDir /here/bad does not exist"),
+                ("slow", "class fast has /mnt/fast/a b already: class slow does not get it")
+            ]
+        );
+        assert_eq!(report.error, None);
+    }
+
+    #[test]
+    fn the_disk_of_a_volume_that_is_unmounted_for_a_moment_is_not_opened() {
+        let (mut world, _gate) = world();
+        world.entries = [("fast", vec!["b"])].into();
+        let volume =
+            Spot { place: Place::Directory { dev: 1, ino: 2 }, disk: block(16), diskseq: Some(2), mount: Some(21) };
+        world.spots.lock().unwrap().insert("/here/fast/b", volume);
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, SOON);
+        let mut asked = request(&["/mnt/b"]);
+        asked.directories = vec![directory("fast", "/mnt", true)];
+        scan.run(&asked).unwrap();
+        assert_eq!(depths(&world)["/dev/b"], Depth::Outside);
+        world.spots.lock().unwrap().remove("/here/fast/b");
+        scan.run(&asked).unwrap();
+        assert_eq!(depths(&world)["/dev/b"], Depth::Outside);
+    }
+
     #[test]
     fn a_device_that_hangs_does_not_answer_and_the_others_do() {
         let (mut world, gate) = world();
@@ -586,7 +711,7 @@ mod tests {
         let (mut world, _gate) = world();
         let names: Vec<&'static str> = (0..MAX_PARKED).map(|n| &*format!("/hung/{n}").leak()).collect();
         for (minor, name) in (100..).zip(&names) {
-            let spot = Spot { place: block(minor), disk: block(minor), diskseq: Some(1) };
+            let spot = Spot { place: block(minor), disk: block(minor), diskseq: Some(1), mount: None };
             world.spots.lock().unwrap().insert(name, spot);
         }
         world.selected.extend(&names);

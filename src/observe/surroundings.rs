@@ -1,12 +1,13 @@
 //! What is going on around the devices, taken once for a whole look: mounts, swap, loops, the host's own disks.
 //! Opens loop devices only. Which of it makes a device used is `in_use`'s business.
 
+use super::mounted::Mounted;
 use crate::host::loops::{self, Backing};
 use crate::host::mounts::{Mount, MountsError, Proc, VisibleMounts};
 use crate::host::number::DeviceNumber;
 use crate::host::sysfs::{Node, Sysfs, SysfsError};
 use crate::model::chain::chain;
-use crate::model::device::Place;
+use crate::model::device::{InUse, Place};
 use nix::sys::stat::makedev;
 use std::collections::{HashMap, HashSet};
 use std::fs;
@@ -69,14 +70,16 @@ pub struct Surroundings {
     system: HashMap<DeviceNumber, String>,
     /// Places with a PersistentVolume, each with the disk that carries it.
     volumes: Vec<(Place, Place)>,
+    /// Where directories lie, for those that are volumes.
+    directories: Mounted,
 }
 
 /// The host's directories whose disks are not ours to take.
-const SYSTEM_DIRECTORIES: [&str; 7] = ["/", "/usr", "/boot", "/boot/efi", "/efi", "/var", "/sysroot"];
+pub(super) const SYSTEM_DIRECTORIES: [&str; 7] = ["/", "/usr", "/boot", "/boot/efi", "/efi", "/var", "/sysroot"];
 
 /// What a kubelet mounts into every container from its own directory: the only trace of the host's /var where its
 /// mount namespace cannot be seen.
-const KUBELET_FILES: [&str; 4] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"];
+pub(super) const KUBELET_FILES: [&str; 4] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"];
 
 impl Surroundings {
     /// All at once, asking one loop after the other.
@@ -109,7 +112,27 @@ impl Surroundings {
             }
         }
         around.find_system_disks(host, &mounts);
+        around.directories = Mounted::of(mounts);
         Ok(around)
+    }
+
+    pub fn directories(&self) -> &Mounted {
+        &self.directories
+    }
+
+    /// Tells which directories are looked at as volumes, each with the mount that it is the root of.
+    pub fn set_directories(&mut self, volumes: Vec<(Place, u64)>) {
+        self.directories.set_volumes(volumes);
+    }
+
+    /// A swap file or a loop device's file on this filesystem.
+    pub fn file_in_use_on(&self, filesystem: DeviceNumber) -> Option<InUse> {
+        if self.swap_files.iter().any(|(number, _)| *number == filesystem) {
+            return Some(InUse::Swap);
+        }
+        let on_it = |backing: &Backing| backing.device.is_none() && backing.filesystem == filesystem;
+        let answer = self.loops.iter().find(|answer| answer.backing.as_ref().is_some_and(on_it))?;
+        Some(InUse::Loop { name: answer.name.clone() })
     }
 
     pub fn mounted_at(&self, number: DeviceNumber) -> Option<&Path> {
@@ -127,6 +150,11 @@ impl Surroundings {
     /// The UUID of the mounted btrfs filesystem that it is part of.
     pub fn btrfs(&self, number: DeviceNumber) -> Option<&str> {
         self.btrfs.get(&number).map(String::as_str)
+    }
+
+    /// The UUID of the btrfs filesystem that was mounted from this path.
+    pub fn btrfs_at(&self, host: &Host, source: &Path) -> Option<String> {
+        self.btrfs(number_of_node(host, source)?).map(str::to_owned)
     }
 
     pub fn loops(&self) -> &[LoopAnswer] {

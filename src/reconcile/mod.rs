@@ -1,6 +1,7 @@
 //! The loop: next event, apply, decide, dispatch. One thread owns all state and is the ledger's only writer; it
 //! meets the workers only through [`Workers`].
 
+mod discovery_figures;
 pub mod event;
 pub mod publish;
 pub mod state;
@@ -12,6 +13,7 @@ use crate::decide::{LEDGER_RETRY, decide};
 use crate::ledger::{Ledger, LedgerError, Loaded};
 use crate::model::chain::chain;
 use crate::model::cleaning::CleanCommand;
+use crate::model::discovery::DiscoveryDir;
 use crate::model::memory::Marker;
 use crate::model::names::short_hash;
 use crate::model::scan::{ScanRequest, Selection};
@@ -40,8 +42,8 @@ pub trait Workers {
     fn look(&self, request: ScanRequest);
     /// The ConfigMap to watch from now on.
     fn watch_configmap(&mut self, name: Option<&str>);
-    /// The directory to watch for new devices from now on.
-    fn watch_devices(&mut self, selection: Option<&Selection>);
+    /// The directories to watch for new devices and volumes from now on.
+    fn watch_devices(&mut self, selection: Option<&Selection>, directories: &[DiscoveryDir]);
     fn tell(&self, note: Note);
 }
 
@@ -77,6 +79,7 @@ pub struct Loop<W> {
     next_publish: Duration,
     configmap: Option<String>,
     selection: Option<Selection>,
+    directories: Vec<DiscoveryDir>,
 }
 
 impl<W: Workers> Loop<W> {
@@ -95,6 +98,7 @@ impl<W: Workers> Loop<W> {
             pace,
             configmap: None,
             selection: None,
+            directories: Vec::new(),
         }
     }
 
@@ -226,7 +230,7 @@ impl<W: Workers> Loop<W> {
         for action in &plan.actions {
             let writing = self.is_writing(action);
             self.state.dispatched(action);
-            self.publisher.dispatched(action);
+            self.publisher.dispatched(&self.state.snapshot, action);
             match action {
                 Action::StartCleaning { job, .. } => self.workers.clean(CleanCommand::Start(job.clone())),
                 Action::Proceed { job, .. } => self.workers.clean(CleanCommand::Proceed(*job)),
@@ -255,10 +259,13 @@ impl<W: Workers> Loop<W> {
             self.workers.watch_configmap(configmap.as_deref());
             self.configmap = configmap;
         }
+        // Settings that cannot be read now are no reason to stop watching.
         let selection = self.state.snapshot.settings().map(|settings| settings.selection.clone());
-        if selection.is_some() && selection != self.selection {
-            self.workers.watch_devices(selection.as_ref());
-            self.selection = selection;
+        let selection = selection.or_else(|| self.selection.clone());
+        let directories = self.state.directories();
+        if selection != self.selection || directories != self.directories {
+            self.workers.watch_devices(selection.as_ref(), &directories);
+            (self.selection, self.directories) = (selection, directories);
         }
     }
 
@@ -311,6 +318,7 @@ impl<W: Workers> Loop<W> {
             }
             ledger.write_entries(entries.values())?;
         }
+        let first_start = before == Found::Nothing && judgement.marker.lost.is_none() && ledger.keeps();
         // Last: until then the entries are another machine's, and a crash in between finds them so again.
         if before != Found::Marker(judgement.marker.clone()) {
             ledger.write_marker(&judgement.marker)?;
@@ -318,6 +326,7 @@ impl<W: Workers> Loop<W> {
         let snapshot = &mut self.state.snapshot;
         snapshot.turn += 1;
         snapshot.entries = entries;
+        snapshot.first_start = first_start;
         snapshot.unreadable_entries = loaded.unreadable;
         snapshot.memory = memory(&ledger, judgement.marker);
         log::info!("the ledger has {} entries", snapshot.entries.len());

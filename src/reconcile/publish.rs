@@ -1,7 +1,8 @@
 //! What the loop shows: the board behind `/status`, the gauges, the log and the Events, each only when it changes.
 
+use super::discovery_figures::DiscoveryFigures;
 use super::event::Event;
-use crate::decide::plan::{Action, Notice, Plan, Report, Word};
+use crate::decide::plan::{Action, Notice, Plan, ProgressReport, Report, Word};
 use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
 use crate::decide::{self};
 use crate::kube::watch::WatchUpdate;
@@ -16,6 +17,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How often the log tells how far a long cleaning is.
+const PROGRESS_TOLD: Duration = Duration::from_secs(60);
+
+/// What directories are.
+const EMPTIED: &str = "emptied";
+
+/// Ways whose bytes are not zeros once each.
+const PROMISES_NO_ZEROS: [&str; 5] = ["shred", "passes", "blkdiscard", "secure-discard", "command"];
+
 /// What was said last, so that only changes are said.
 pub struct Publisher {
     board: Arc<Board>,
@@ -24,8 +34,11 @@ pub struct Publisher {
     shown: Shown,
     /// Cleanings under way: since when they hold their device, and how many of their bytes are counted.
     cleanings: BTreeMap<JobId, (Option<Duration>, u64)>,
+    /// Devices whose progress is shown, and when the log told of it last.
+    progress: BTreeMap<PathBuf, Duration>,
     /// Ended since the last turn, for their Events.
     cleaned: Vec<Cleaned>,
+    discovery: DiscoveryFigures,
 }
 
 /// A cleaning that ended well, and the released PV that it was for.
@@ -63,7 +76,8 @@ impl Serialize for Shown {
 
 impl Publisher {
     pub fn new(board: Arc<Board>, metrics: Arc<Metrics>) -> Publisher {
-        Publisher { board, metrics, shown: Shown::default(), cleanings: BTreeMap::new(), cleaned: Vec::new() }
+        let (shown, cleanings, progress, cleaned) = Default::default();
+        Publisher { board, metrics, shown, cleanings, progress, cleaned, discovery: DiscoveryFigures::default() }
     }
 
     /// The loop lives, and nothing has changed.
@@ -73,11 +87,15 @@ impl Publisher {
 
     /// Counts what an event says before the state forgets it.
     pub fn saw(&mut self, snapshot: &Snapshot, event: &Event, now: Duration) {
+        if let Some(metrics) = self.metrics.discovery() {
+            self.discovery.saw(snapshot, event, now, metrics);
+        }
         let event = match event {
             Event::Clean(event) => event,
             Event::Node(update) => return said_of_watch("Node", update),
             Event::Pvs(update) => return said_of_watch("PersistentVolumes", update),
             Event::ConfigMap(name, update) => return said_of_watch(&format!("ConfigMap {name}"), update),
+            Event::StorageClasses(update) => return said_of_watch("StorageClasses", update),
             _ => return,
         };
         match event {
@@ -113,7 +131,10 @@ impl Publisher {
         }
     }
 
-    pub fn dispatched(&mut self, action: &Action) {
+    pub fn dispatched(&mut self, s: &Snapshot, action: &Action) {
+        if self.metrics.discovery().is_some() {
+            self.discovery.dispatched(s, action);
+        }
         if let Action::StartCleaning { job, .. } = action {
             self.cleanings.insert(job.id, (None, job.resume_at));
         }
@@ -129,8 +150,13 @@ impl Publisher {
                 None => log::info!("ready"),
             }
         }
+        if s.discovery.is_some() {
+            // One bad entry, or a bad edit, is no reason to be unready: the rest is served.
+            self.board.set_discovery_ready(awaited.is_none() && s.discovery_settings().is_some());
+        }
         self.board.set_awaited(awaited.clone());
         self.gauges(s, &plan.reports);
+        self.progress(s.now, &plan.reports);
         self.cleaned_events(&tell);
         self.device_changes(s, &plan.reports, &tell);
         self.notice_changes(s, &plan.notices, &tell);
@@ -155,14 +181,39 @@ impl Publisher {
         let error = reports.iter().filter(|report| report.state.is_error()).count();
         self.metrics.set_device_totals(available, error);
         self.metrics.set_device_states(words.iter().map(|(word, count)| (word.as_str(), *count)));
-        self.metrics.set_settings_valid(s.settings().is_some());
+        self.metrics.set_settings_valid(settings_are_valid(s));
+        if let Some(metrics) = self.metrics.discovery() {
+            self.discovery.gauges(s, metrics);
+        }
         self.metrics.set_memory_intact(s.memory.is_intact() && s.unreadable_entries.is_empty());
         self.metrics.set_cleanings_running(self.cleanings.values().filter(|(held, _)| held.is_some()).count());
     }
 
+    /// How far cleanings are, in the figures, and for long ones in the log.
+    fn progress(&mut self, now: Duration, reports: &[Report]) {
+        let mut before = std::mem::take(&mut self.progress);
+        for (path, progress) in reports.iter().filter_map(|report| Some((&report.path, report.progress.as_ref()?))) {
+            self.metrics.set_cleaning_left(&path.to_string_lossy(), progress.seconds_left);
+            let mut told = before.remove(path).unwrap_or(now);
+            if now.saturating_sub(told) >= PROGRESS_TOLD {
+                log::info!("{}: cleaning: {}", path.display(), progress_line(progress));
+                told = now;
+            }
+            self.progress.insert(path.clone(), told);
+        }
+        for path in before.keys() {
+            self.metrics.set_cleaning_left(&path.to_string_lossy(), None);
+        }
+    }
+
     fn cleaned_events(&mut self, tell: &impl Fn(Note)) {
         for Cleaned { path, pv, bytes, method } in std::mem::take(&mut self.cleaned) {
-            let message = format!("{} was cleaned: {bytes} bytes are zero ({method})", path.display());
+            let what = match method {
+                EMPTIED => "bytes are free again",
+                _ if PROMISES_NO_ZEROS.contains(&method) => "bytes in all passes",
+                _ => "bytes are zero",
+            };
+            let message = format!("{} was cleaned: {bytes} {what} ({method})", path.display());
             log::info!("{message}");
             // A first cleaning is the ordinary way to an offer: the log is enough.
             if let Some(PvRef { name, uid }) = pv {
@@ -203,6 +254,13 @@ impl Publisher {
     }
 }
 
+/// The log's form of it.
+fn progress_line(progress: &ProgressReport) -> String {
+    let percent = (u128::from(progress.bytes_done) * 100).checked_div(progress.bytes_total.into()).unwrap_or_default();
+    let left = progress.seconds_left.map(|left| format!(", about {left} s left")).unwrap_or_default();
+    format!("{percent} % of {} bytes{left}", progress.bytes_total)
+}
+
 /// A watch that lost its server says so, and when it is back.
 fn said_of_watch<T>(what: &str, update: &WatchUpdate<T>) {
     match update {
@@ -216,7 +274,7 @@ fn said_of_watch<T>(what: &str, update: &WatchUpdate<T>) {
 fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)) {
     let next = report.next.as_ref().map(|next| format!("; next: {next}")).unwrap_or_default();
     let line = format!("{}: {}: {}{next}", report.path.display(), report.state.as_str(), report.reason);
-    let Some(reason) = event_reason(report.state) else {
+    let Some(reason) = report.event.or(event_reason(report.state)) else {
         // A cleaning is said when it is done, an offer when it is there; what is in use comes by here at every try.
         if before == Some(report.state) || matches!(report.state, Word::Cleaning | Word::Offering) {
             log::debug!("{line}");
@@ -225,11 +283,13 @@ fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)
         }
         return;
     };
-    log::warn!("{line}");
+    // A cleaning that begins is no reason to worry.
+    let warning = reason != Reason::VolumeDelete;
+    log::log!(if warning { log::Level::Warn } else { log::Level::Info }, "{line}");
     let about = report.pv.as_deref().and_then(|name| about_pv(s, name)).or_else(|| about_node(s));
     if let Some(about) = about {
         let message = format!("{}: {}{next}", report.path.display(), report.reason);
-        tell(Note { about, reason, warning: true, message });
+        tell(Note { about, reason, warning, message });
     }
 }
 
@@ -256,9 +316,20 @@ fn about_node(s: &Snapshot) -> Option<About> {
     Some(About::Node { name: node.metadata.name.clone(), uid: node.metadata.uid.clone() })
 }
 
+/// Of every source that runs.
+fn settings_are_valid(s: &Snapshot) -> bool {
+    let raw_device = s.settings == SettingsView::Off || s.settings().is_some();
+    let discovery = s
+        .discovery
+        .as_ref()
+        .is_none_or(|view| view.settings.is_some() && view.errors.is_empty() && view.refused.is_empty());
+    raw_device && discovery
+}
+
 fn settings_line(settings: &SettingsView) -> String {
     match settings {
         SettingsView::Waiting => "not read yet".to_owned(),
+        SettingsView::Off => "raw devices are not among the sources".to_owned(),
         SettingsView::Unset => "no ConfigMap is named".to_owned(),
         SettingsView::Missing { configmap } => format!("ConfigMap {configmap} does not exist"),
         SettingsView::Invalid { configmap, .. } => format!("ConfigMap {configmap} has errors"),

@@ -2,17 +2,22 @@
 
 use super::event::Event;
 use crate::decide::backoff::{self, Backoff};
+use crate::decide::discovery::{is_discovered, is_ours, is_to_be_cleaned};
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
-    Absence, BackoffKey, Change, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Vanished, Write,
+    Absence, BackoffKey, Change, DiscoveryView, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot,
+    Vanished, Write,
 };
-use crate::kube::objects::{ConfigMap, PersistentVolume};
+use crate::kube::objects::{ConfigMap, PersistentVolume, StorageClass};
 use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
+use crate::model::discovery::{Discovered, DiscoveryDir};
+use crate::model::estimate::Estimate;
 use crate::model::memory::{Entry, EntryId, Marker, State as EntryState};
 use crate::model::names;
 use crate::model::scan::{ScanReport, ScanRequest, Selection};
+use crate::settings::discovery::{DiscoverySettings, Parsed};
 use crate::settings::{Settings, unknown_keys};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -22,13 +27,25 @@ use std::time::Duration;
 /// nothing, as each entry is decided on within one turn.
 const VANISHED_MAX: usize = 1024;
 
+/// Names that other nodes' volumes have are rare; more than this would be somebody's doing.
+const TAKEN_MAX: usize = 1024;
+
 #[derive(Debug, Clone, Default)]
 pub struct State {
     pub snapshot: Snapshot,
-    default_configmap: Option<String>,
+    /// As in [`Sources`].
+    raw_device: Option<Option<String>>,
     /// The wanted ConfigMap as it was read: `None` not yet, `Some(None)` it does not exist.
     configmap: Option<Option<ConfigMap>>,
     looks: Looks,
+}
+
+/// Which sources run, and what they need to know from the start.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// The ConfigMap of Nodes without the annotation; `None`: raw devices are no source.
+    pub raw_device: Option<Option<String>>,
+    pub discovery_dir: bool,
 }
 
 /// When to look at the devices.
@@ -38,19 +55,23 @@ struct Looks {
     in_flight: Option<u64>,
     /// What the settings selected at the last look.
     selection: Option<Selection>,
+    directories: Vec<DiscoveryDir>,
 }
 
 impl State {
-    pub fn new(node_name: &str, default_configmap: Option<String>, boot_id: String, booted_at: u64) -> State {
+    pub fn new(node_name: &str, sources: Sources, boot_id: String, booted_at: u64) -> State {
+        let settings = if sources.raw_device.is_some() { SettingsView::Waiting } else { SettingsView::Off };
         State {
             snapshot: Snapshot {
                 node_name: node_name.to_owned(),
                 boot_id,
                 booted_at,
                 foreign_due: true,
+                settings,
+                discovery: sources.discovery_dir.then(DiscoveryView::default),
                 ..Snapshot::default()
             },
-            default_configmap,
+            raw_device: sources.raw_device,
             configmap: None,
             looks: Looks { wanted: true, ..Looks::default() },
         }
@@ -84,6 +105,8 @@ impl State {
                 self.settle_settings();
             }
             Event::ConfigMap(..) => {}
+            Event::ConfigDir(read) => self.config_dir(read),
+            Event::StorageClasses(update) => self.storage_classes(update),
             Event::Pvs(update) => self.pvs(*update),
             Event::DevicesChanged => self.looks.wanted = true,
             Event::Poll => {
@@ -104,12 +127,16 @@ impl State {
 
     /// The ConfigMap that the Node's annotation, else the flag, names.
     pub fn configmap_wanted(&self) -> Option<String> {
+        let default = self.raw_device.as_ref()?;
         let node = self.snapshot.existing_node()?;
         let annotated = node.metadata.annotations.get(names::PV_SPEC_ANNOTATION).filter(|name| !name.is_empty());
-        annotated.cloned().or_else(|| self.default_configmap.clone())
+        annotated.or(default.as_ref()).cloned()
     }
 
     fn settle_settings(&mut self) {
+        if self.raw_device.is_none() {
+            return;
+        }
         let view = match (self.snapshot.existing_node(), self.configmap_wanted(), &self.configmap) {
             (None, ..) => SettingsView::Waiting,
             (Some(_), None, _) => SettingsView::Unset,
@@ -127,6 +154,42 @@ impl State {
         let selection = self.snapshot.settings().map(|settings| settings.selection.clone());
         if selection.is_some() && selection != self.looks.selection {
             self.looks.wanted = true;
+        }
+    }
+
+    /// A bad edit keeps the last good settings.
+    fn config_dir(&mut self, read: Result<BTreeMap<String, String>, String>) {
+        let Some(view) = &mut self.snapshot.discovery else { return };
+        match read.map_err(|error| vec![error]).and_then(|files| parsed(&files)) {
+            Ok(parsed) => {
+                let (settings, warnings) = (Some(parsed.settings), parsed.warnings);
+                let refused = parsed.refused.iter().map(ToString::to_string).collect();
+                *view = DiscoveryView { settings, refused, errors: Vec::new(), warnings };
+            }
+            Err(errors) => view.errors = errors,
+        }
+        let directories = self.directories();
+        self.looks.wanted |= directories != self.looks.directories;
+    }
+
+    /// The discovery directories of the settings that hold.
+    pub fn directories(&self) -> Vec<DiscoveryDir> {
+        self.snapshot.discovery_settings().map(DiscoverySettings::directories).unwrap_or_default()
+    }
+
+    fn storage_classes(&mut self, update: WatchUpdate<StorageClass>) {
+        let classes = &mut self.snapshot.storage_classes;
+        match update {
+            WatchUpdate::Replaced(all) => {
+                *classes = Some(all.into_iter().map(|class| (class.metadata.name.clone(), class)).collect());
+            }
+            WatchUpdate::Applied(class) => {
+                classes.get_or_insert_default().insert(class.metadata.name.clone(), class);
+            }
+            WatchUpdate::Deleted(class) => {
+                classes.get_or_insert_default().remove(&class.metadata.name);
+            }
+            WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
         }
     }
 
@@ -197,7 +260,13 @@ impl State {
         }
         let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
         let deleted = pv.metadata.deletion_timestamp.is_some();
-        let vanished = Vanished { name: pv.metadata.name.clone(), phase: pv.status.phase, deleted, offer_id };
+        let entry = self
+            .snapshot
+            .entries
+            .values()
+            .find(|entry| entry.state.pv().is_some_and(|known| known.uid == pv.metadata.uid));
+        let released = is_to_be_cleaned(pv, entry);
+        let vanished = Vanished { name: pv.metadata.name.clone(), released, deleted, offer_id };
         self.snapshot.vanished.insert(pv.metadata.uid.clone(), vanished);
     }
 
@@ -248,7 +317,8 @@ impl State {
         if newest {
             let observations = report.observations.into_iter().map(|o| (o.path.clone(), o)).collect();
             let (generation, at) = (report.generation, self.snapshot.now);
-            self.snapshot.scan = Some(Scan { generation, at, observations, error: report.error });
+            self.snapshot.scan =
+                Some(Scan { generation, at, observations, error: report.error, unread: report.unread });
         }
     }
 
@@ -263,14 +333,19 @@ impl State {
         match event {
             CleanEvent::Armed { .. } if job.stage == JobStage::Starting => job.stage = JobStage::Armed,
             CleanEvent::Armed { .. } => {}
-            CleanEvent::Progress { done, total, .. } => (job.done, job.total) = (done, total),
+            CleanEvent::Progress { done, total, .. } => {
+                (job.done, job.total) = (done, total);
+                job.estimate.saw(self.snapshot.now, done);
+            }
             CleanEvent::Ended { result, .. } => self.cleaning_ended(&entry, result),
         }
     }
 
     fn cleaning_ended(&mut self, entry: &EntryId, result: CleanResult) {
         let key = BackoffKey::Clean(entry.clone());
-        let released = self.snapshot.entries.get(entry).is_some_and(|e| e.state.word() == "released");
+        // On raw devices the PV goes also when its cleaning failed, as in the seed.
+        let released =
+            self.snapshot.entries.get(entry).is_some_and(|e| e.state.word() == "released" && e.discovered.is_none());
         // What needs a word in the ledger stays until `decide` has written it; the rest is over.
         let keep = match &result {
             CleanResult::Cleaned { .. } => {
@@ -382,6 +457,7 @@ impl State {
                 let Some(pv) = pv else { return };
                 let reason = format!("PersistentVolume {} exists already", pv.metadata.name);
                 if !self.is_offer(&entry, &pv) {
+                    self.name_taken(&pv);
                     self.back_off(key, backoff::API, reason, None);
                     self.snapshot.offers.insert(entry, OfferStage::Refused);
                 }
@@ -394,6 +470,18 @@ impl State {
                 self.snapshot.offers.insert(entry, OfferStage::Refused);
             }
             Err(CreateFailure::Unknown(failure)) => self.fail(key, failure),
+        }
+    }
+
+    /// Another node's volume has the name. One of this node's own, which lacks the label, is taken over instead.
+    fn name_taken(&mut self, pv: &PersistentVolume) {
+        if !is_discovered(pv) {
+            return;
+        }
+        if is_ours(&self.snapshot, pv).is_ok() {
+            self.hold(pv.clone());
+        } else if self.snapshot.taken_names.len() < TAKEN_MAX {
+            self.snapshot.taken_names.insert(pv.metadata.name.clone());
         }
     }
 
@@ -525,11 +613,18 @@ impl State {
                     stage: JobStage::Starting,
                     done: job.resume_at,
                     total: 0,
+                    estimate: Estimate::default(),
                 };
                 self.snapshot.jobs.insert(entry.clone(), running);
             }
             Action::ReadLive { entry, .. } => stage(self, entry, JobStage::Reading),
-            Action::Proceed { entry, .. } => stage(self, entry, JobStage::Writing),
+            Action::Proceed { entry, .. } => {
+                stage(self, entry, JobStage::Writing);
+                let now = self.snapshot.now;
+                if let Some(job) = self.snapshot.jobs.get_mut(entry) {
+                    job.estimate.saw(now, job.done);
+                }
+            }
             Action::LetGo { entry, .. } => stage(self, entry, JobStage::LettingGo),
             Action::CreatePv { entry, .. } => {
                 self.snapshot.offers.insert(entry.clone(), OfferStage::Posting);
@@ -554,7 +649,7 @@ impl State {
     /// The next look at the devices, if one is due and nothing stands against it: not before our PVs are known, as
     /// devices with a PV are not opened; one at a time.
     pub fn look(&mut self, plan: &Plan) -> Option<ScanRequest> {
-        let known = self.snapshot.memory.marker().is_some_and(|marker| marker.listed);
+        let known = self.snapshot.memory.marker().is_some_and(|marker| self.snapshot.is_listed(marker));
         let pvs = self.snapshot.pvs.as_ref().filter(|_| known)?;
         if !(self.looks.wanted || plan.look) || self.looks.in_flight.is_some() {
             return None;
@@ -570,12 +665,32 @@ impl State {
         let cleaning = self.snapshot.jobs.keys().filter_map(|id| self.snapshot.entries.get(id));
         let untouched = with_pv.iter().cloned().chain(cleaning.map(|entry| entry.path.clone())).collect();
         let selection = self.snapshot.settings().map(|settings| settings.selection.clone());
+        let directories = self.directories();
         let mut extra = with_pv;
         extra.extend(self.snapshot.entries.values().map(|entry| entry.path.clone()));
+        let discovered = extra.iter().filter_map(|path| Some((path.clone(), self.place_of(path, &directories)?)));
+        let discovered = discovered.collect();
         let generation = self.snapshot.turn;
-        self.looks = Looks { wanted: false, in_flight: Some(generation), selection: selection.clone() };
-        Some(ScanRequest { generation, selection, extra, untouched })
+        let (in_flight, wanted) = (Some(generation), false);
+        self.looks = Looks { wanted, in_flight, selection: selection.clone(), directories: directories.clone() };
+        Some(ScanRequest { generation, selection, directories, discovered, extra, untouched })
     }
+
+    /// Where this process finds a path that a PV or the ledger names: as the settings say now, else as the ledger says.
+    fn place_of(&self, path: &Path, directories: &[DiscoveryDir]) -> Option<Discovered> {
+        let configured = directories
+            .iter()
+            .find(|dir| path.parent() == Some(&dir.host_dir))
+            .and_then(|dir| Some(Discovered { class: dir.class.clone(), at: dir.mount_dir.join(path.file_name()?) }));
+        configured.or_else(|| {
+            let entry = self.snapshot.entries.values().find(|entry| entry.path == path)?;
+            entry.discovered.clone()
+        })
+    }
+}
+
+fn parsed(files: &BTreeMap<String, String>) -> Result<Parsed, Vec<String>> {
+    DiscoverySettings::parse(files).map_err(|errors| errors.iter().map(ToString::to_string).collect())
 }
 
 /// What a live read says of a PV counts no more. One that is under way will be answered; until then there is no second.

@@ -49,9 +49,12 @@ pub struct Answer {
 impl Answer {
     /// One line for people.
     pub fn text(status: u16, line: impl Into<String>) -> Answer {
-        let mut body = line.into().into_bytes();
-        body.push(b'\n');
-        Answer { status, content_type: "text/plain; charset=utf-8", body }
+        Answer::plain(status, line.into() + "\n")
+    }
+
+    /// Text as it is given.
+    pub fn plain(status: u16, body: impl Into<String>) -> Answer {
+        Answer { status, content_type: "text/plain; charset=utf-8", body: body.into().into_bytes() }
     }
 }
 

@@ -13,6 +13,8 @@ pub const HEAD_LIMIT: usize = 8 * 1024;
 pub struct Request {
     /// The path without the query; absolute-form reduced to its path.
     pub path: String,
+    /// What follows the path's `?`, as it came; empty without one.
+    pub query: String,
     /// HEAD: the same head as GET, no body.
     pub head_only: bool,
     /// 1.0 or 1.1.
@@ -73,7 +75,7 @@ fn read(head: &[u8]) -> Result<Request, Refusal> {
         return Err(refuse(400, "the head has control characters"));
     }
     let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
-    let (method, path, version) = read_request_line(lines.next().unwrap_or_default())?;
+    let (method, (path, query), version) = read_request_line(lines.next().unwrap_or_default())?;
 
     let mut length: Option<u64> = None;
     let mut encoded = false;
@@ -105,10 +107,10 @@ fn read(head: &[u8]) -> Result<Request, Refusal> {
     if encoded || length.unwrap_or(0) > 0 {
         return Err(refuse(413, "a request here has no body"));
     }
-    Ok(Request { path, head_only, version })
+    Ok(Request { path, query, head_only, version })
 }
 
-fn read_request_line(line: &str) -> Result<(Method, String, HTTPVersion), Refusal> {
+fn read_request_line(line: &str) -> Result<(Method, (String, String), HTTPVersion), Refusal> {
     let mut words = line.split(' ');
     let (Some(method), Some(target), Some(version), None) = (words.next(), words.next(), words.next(), words.next())
     else {
@@ -125,11 +127,11 @@ fn read_request_line(line: &str) -> Result<(Method, String, HTTPVersion), Refusa
         _ => return Err(refuse(400, "the version cannot be read")),
     };
     let method = Method::from_str(method).map_err(|()| refuse(400, "the method cannot be read"))?;
-    Ok((method, path_of(target)?, version))
+    Ok((method, path_and_query(target)?, version))
 }
 
-/// The path of an origin-form or absolute-form target.
-fn path_of(target: &str) -> Result<String, Refusal> {
+/// The path and the query of an origin-form or absolute-form target.
+fn path_and_query(target: &str) -> Result<(String, String), Refusal> {
     if !target.bytes().all(|b| b.is_ascii_graphic()) {
         return Err(refuse(400, "the target cannot be read"));
     }
@@ -149,8 +151,10 @@ fn path_of(target: &str) -> Result<String, Refusal> {
             None => "",
         }
     };
-    let path = path.split(['?', '#']).next().unwrap_or_default();
-    Ok(if path.is_empty() { "/".to_owned() } else { path.to_owned() })
+    let path = path.split('#').next().unwrap_or_default();
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let path = if path.is_empty() { "/" } else { path };
+    Ok((path.to_owned(), query.to_owned()))
 }
 
 #[cfg(test)]
@@ -183,6 +187,23 @@ mod tests {
         assert_eq!(path("GET http://node?x HTTP/1.1\r\n\r\n"), "/");
         assert_eq!(path("GET /a HTTP/1.1\r\n\r\nGET /b HTTP/1.1\r\n\r\n"), "/a");
         assert_eq!(path("GET /a HTTP/1.1\r\nContent-Length: 0\r\n\r\n"), "/a");
+    }
+
+    #[test]
+    fn the_query_is_kept_as_it_came() {
+        for (target, want) in [
+            ("/ready", ""),
+            ("/ready?", ""),
+            ("/ready?verbose&exclude=a", "verbose&exclude=a"),
+            ("/ready?a?b#c?d", "a?b"),
+            ("/ready#a?b", ""),
+            ("http://node?x", "x"),
+        ] {
+            let Parsed::Request(request) = parse(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()) else {
+                panic!("{target}")
+            };
+            assert_eq!(request.query, want, "{target}");
+        }
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Board {
     /// Milliseconds from `born` to the last turn of the loop.
     beat: AtomicU64,
     awaited: Mutex<Option<String>>,
+    /// `None`: discovery directories are not served, or not set up yet.
+    discovery_ready: Mutex<Option<bool>>,
     status: Mutex<Arc<dyn Render>>,
 }
 
@@ -48,6 +50,7 @@ impl Board {
             born: Instant::now(),
             beat: AtomicU64::new(0),
             awaited: Mutex::new(Some("the start of the loop".to_owned())),
+            discovery_ready: Mutex::new(None),
             status: Mutex::new(Arc::new(serde_json::Map::new())),
         }
     }
@@ -60,6 +63,11 @@ impl Board {
     /// What must still happen before this node serves, in words for people; `None`: it serves.
     pub fn set_awaited(&self, awaited: Option<String>) {
         *lock(&self.awaited) = awaited;
+    }
+
+    /// Whether the discovery directories are looked through and served. The page `/ready` exists from the first call.
+    pub fn set_discovery_ready(&self, ready: bool) {
+        *lock(&self.discovery_ready) = Some(ready);
     }
 
     /// The document of `/status`. It is kept and turned into JSON only when somebody asks, on the server's thread.
@@ -78,6 +86,11 @@ impl Board {
     /// What is awaited.
     pub fn awaited(&self) -> Option<String> {
         lock(&self.awaited).clone()
+    }
+
+    /// Whether discovery is ready; `None` before it is set up, and where it does not run.
+    pub fn discovery_ready(&self) -> Option<bool> {
+        *lock(&self.discovery_ready)
     }
 
     /// The document of `/status` as JSON.

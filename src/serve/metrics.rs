@@ -1,13 +1,14 @@
 //! Every figure that the node gives to Prometheus, behind typed setters in one struct.
 //! Nothing here is global, nothing decides: the rooms say what happened, this counts it.
 
+use super::api_metrics::ApiMetrics;
+use super::discovery_metrics::DiscoveryMetrics;
 use super::process::ProcessCollector;
 use crate::kube::client::RequestSample;
 use crate::kube::request::Resource;
 use crate::model::cleaning::CleanResult;
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
@@ -18,9 +19,6 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// From a punched hole on a fast disk to every byte of a large one.
 const CLEANING_SECONDS: [f64; 12] = [0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 43_200.0];
-
-/// From a loopback answer to the client's own timeout.
-const API_SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
 /// Every way in which a cleaning ends, so that each is there with zero before it happens.
 const RESULTS: [&str; 6] = ["cleaned", "stale", "in-use", "not-blank", "cancelled", "failed"];
@@ -36,13 +34,12 @@ pub struct Metrics {
     settings_valid: IntGauge,
     memory_intact: IntGauge,
     cleanings_running: IntGauge,
+    cleaning_left: IntGaugeVec,
     cleanings: IntCounterVec,
     cleaned_bytes: IntCounter,
     cleaning_seconds: Histogram,
-    api_requests: IntCounterVec,
-    api_seconds: HistogramVec,
-    watch_restarts: IntCounterVec,
-    events: IntCounterVec,
+    api: ApiMetrics,
+    discovery: Option<DiscoveryMetrics>,
 }
 
 impl Metrics {
@@ -69,15 +66,22 @@ impl Metrics {
             states: Mutex::default(),
             settings_valid: IntGauge::with_opts(on_node(
                 "settings_valid",
-                "1 if the node's PV spec ConfigMap was found and read without an error, else 0.",
+                "1 if the settings of every source that runs were found and read without an error, else 0.",
             ))?,
             memory_intact: IntGauge::with_opts(on_node(
                 "memory_intact",
                 "1 if the node's ledger is the one that it wrote, 0 if its memory of former volumes is lost.",
             ))?,
             cleanings_running: IntGauge::with_opts(opts("cleanings_running", "Number of cleanings under way."))?,
+            cleaning_left: IntGaugeVec::new(
+                opts("cleaning_seconds_left", "Estimated seconds to the end of a cleaning under way, by device."),
+                &["device"],
+            )?,
             cleanings: IntCounterVec::new(opts("cleanings_total", "Cleanings that ended, by result."), &["result"])?,
-            cleaned_bytes: IntCounter::with_opts(opts("cleaned_bytes_total", "Bytes zeroed by cleanings."))?,
+            cleaned_bytes: IntCounter::with_opts(opts(
+                "cleaned_bytes_total",
+                "Bytes zeroed or overwritten by cleanings, every pass counted.",
+            ))?,
             cleaning_seconds: Histogram::with_opts(
                 HistogramOpts::new(
                     name("cleaning_duration_seconds"),
@@ -85,42 +89,28 @@ impl Metrics {
                 )
                 .buckets(CLEANING_SECONDS.to_vec()),
             )?,
-            api_requests: IntCounterVec::new(
-                opts(
-                    "api_requests_total",
-                    "Requests to the Kubernetes API, by HTTP status, or by what went wrong where there was none.",
-                ),
-                &["verb", "resource", "code"],
-            )?,
-            api_seconds: HistogramVec::new(
-                HistogramOpts::new(
-                    name("api_request_duration_seconds"),
-                    "Time until the Kubernetes API answered; for watch until the stream began.",
-                )
-                .buckets(API_SECONDS.to_vec()),
-                &["verb"],
-            )?,
-            watch_restarts: IntCounterVec::new(
-                opts("watch_restarts_total", "Watches that were begun again, by resource."),
-                &["resource"],
-            )?,
-            events: IntCounterVec::new(opts("events_total", "Kubernetes Events written, by reason."), &["reason"])?,
+            api: ApiMetrics::new(&registry)?,
+            discovery: None,
             registry,
         };
-        let build = IntGauge::with_opts(
-            opts("build_info", "Always 1; its labels say what runs.").const_label("version", env!("CARGO_PKG_VERSION")),
-        )?;
-        build.set(1);
         for result in RESULTS {
             metrics.cleanings.with_label_values(&[result]);
         }
-        metrics.register(build)?;
+        metrics.register()?;
         Ok(metrics)
     }
 
-    fn register(&self, build: IntGauge) -> prometheus::Result<()> {
+    /// Serves the figures of discovery directories as well. Without that source they would be a promise.
+    ///
+    /// # Errors
+    /// As [`Metrics::new`].
+    pub fn with_discovery(mut self) -> prometheus::Result<Metrics> {
+        self.discovery = Some(DiscoveryMetrics::register(&self.registry)?);
+        Ok(self)
+    }
+
+    fn register(&self) -> prometheus::Result<()> {
         let registry = &self.registry;
-        registry.register(Box::new(build))?;
         for gauge in [
             &self.available_devices,
             &self.error_devices,
@@ -130,13 +120,11 @@ impl Metrics {
         ] {
             registry.register(Box::new(gauge.clone()))?;
         }
-        for counters in [&self.cleanings, &self.api_requests, &self.watch_restarts, &self.events] {
-            registry.register(Box::new(counters.clone()))?;
-        }
+        registry.register(Box::new(self.cleanings.clone()))?;
         registry.register(Box::new(self.devices.clone()))?;
+        registry.register(Box::new(self.cleaning_left.clone()))?;
         registry.register(Box::new(self.cleaned_bytes.clone()))?;
         registry.register(Box::new(self.cleaning_seconds.clone()))?;
-        registry.register(Box::new(self.api_seconds.clone()))?;
         registry.register(Box::new(ProcessCollector::new()?))
     }
 
@@ -175,6 +163,18 @@ impl Metrics {
         self.cleanings_running.set(to_i64(running));
     }
 
+    /// The estimated end of a cleaning; `None` when there is none, or it is over. So there are never more of them than
+    /// cleanings at a time.
+    pub fn set_cleaning_left(&self, device: &str, seconds: Option<u64>) {
+        match seconds {
+            Some(seconds) => {
+                self.cleaning_left.with_label_values(&[device]).set(i64::try_from(seconds).unwrap_or(i64::MAX));
+            }
+            // There may never have been one.
+            None => drop(self.cleaning_left.remove_label_values(&[device])),
+        }
+    }
+
     /// A cleaning has ended after `took`.
     pub fn cleaning_ended(&self, result: &CleanResult, took: Duration) {
         self.cleanings.with_label_values(&[result_label(result)]).inc();
@@ -184,26 +184,32 @@ impl Metrics {
         }
     }
 
-    /// Bytes zeroed since the last call, those of cleanings under way or cancelled included.
+    /// Bytes zeroed or overwritten since the last call, those of cleanings under way or cancelled included.
     pub fn add_cleaned_bytes(&self, bytes: u64) {
         self.cleaned_bytes.inc_by(bytes);
     }
 
     /// A request to the API server has ended: what the client's observer is called with.
     pub fn api_request(&self, sample: &RequestSample) {
-        let verb = sample.verb.as_str();
-        self.api_requests.with_label_values(&[verb, sample.resource.as_str(), &sample.code.to_string()]).inc();
-        self.api_seconds.with_label_values(&[verb]).observe(sample.seconds);
+        self.api.request(sample);
+        if let Some(discovery) = &self.discovery {
+            discovery.api_request(sample);
+        }
     }
 
     /// A watch was begun again: cut, expired, or answered with an error.
     pub fn watch_restarted(&self, resource: Resource) {
-        self.watch_restarts.with_label_values(&[resource.as_str()]).inc();
+        self.api.watch_restarted(resource);
     }
 
     /// A Kubernetes Event was written.
     pub fn event_written(&self, reason: &str) {
-        self.events.with_label_values(&[reason]).inc();
+        self.api.event_written(reason);
+    }
+
+    /// The figures of discovery directories, if that source runs.
+    pub fn discovery(&self) -> Option<&DiscoveryMetrics> {
+        self.discovery.as_ref()
     }
 
     /// The text format of Prometheus ([`CONTENT_TYPE`]).
@@ -211,10 +217,15 @@ impl Metrics {
     /// # Errors
     /// A figure that the format cannot express.
     pub fn render(&self) -> prometheus::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+        text_of(&self.registry)
     }
+}
+
+/// All figures of a registry as [`CONTENT_TYPE`].
+pub(super) fn text_of(registry: &Registry) -> prometheus::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut text)?;
+    Ok(text)
 }
 
 fn result_label(result: &CleanResult) -> &'static str {
@@ -228,6 +239,6 @@ fn result_label(result: &CleanResult) -> &'static str {
     }
 }
 
-fn to_i64(n: usize) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
+pub(super) fn to_i64(n: impl TryInto<i64>) -> i64 {
+    n.try_into().unwrap_or(i64::MAX)
 }

@@ -1,22 +1,34 @@
-//! What the node shows over HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`.
+//! What the node shows over HTTP: `/metrics`, `/healthz`, `/readyz`, `/status`, and `/ready` where discovery directories
+//! are served.
 //! It only reads what others publish ([`Board`], [`Metrics`]); no request changes anything or reaches a device.
 
+mod api_metrics;
+mod cleanup_metrics;
+pub mod discovery_metrics;
 pub mod front;
 mod head;
 pub mod health;
 mod listen;
 pub mod metrics;
 mod process;
+mod ready;
 
+pub use api_metrics::ApiMetrics;
+pub use cleanup_metrics::CleanupMetrics;
+pub use discovery_metrics::{DeleteType, DiscoveryMetrics};
 pub use health::{BEAT_EVERY, Board};
 pub use listen::Address;
 pub use metrics::Metrics;
 
 use front::Answer;
+use head::Request;
 use std::net::{Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+
+/// Where the metrics are always served. Another path can be had beside it.
+pub const METRICS_PATH: &str = "/metrics";
 
 /// Stack of the one thread. Untouched pages cost address space only; debug builds need most of it.
 const STACK: usize = 256 * 1024;
@@ -24,12 +36,12 @@ const STACK: usize = 256 * 1024;
 /// Why the node cannot be seen over HTTP.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error(
-        "'{addr}' is not an address for --metrics-addr (LP_METRICS_ADDR): {why}; use ':8080', 'host:port' or '[::1]:8080'"
-    )]
+    #[error("'{addr}' is not an address: {why}; use ':8080', 'host:port' or '[::1]:8080'")]
     Address { addr: String, why: &'static str },
-    #[error("cannot listen on '{addr}', see --metrics-addr (LP_METRICS_ADDR)")]
+    #[error("cannot listen on '{addr}'")]
     Bind { addr: String, source: std::io::Error },
+    #[error("'{path}' is another page already; choose another path for --metrics-path (LP_METRICS_PATH)")]
+    MetricsPath { path: String },
     #[error("cannot start the HTTP server's thread")]
     Start { source: std::io::Error },
 }
@@ -38,11 +50,45 @@ pub enum ServeError {
 pub struct Server;
 
 impl Server {
-    /// Listens on `addr` (the forms of `--metrics-addr`, see [`Address`]) and serves until the handle is stopped.
+    /// Serves the agent's pages. The metrics are also at `metrics_path`, if that is not [`METRICS_PATH`] anyway.
     ///
     /// # Errors
-    /// An address that cannot be read or had; each is one line that names the flag.
-    pub fn spawn(addr: &str, metrics: Arc<Metrics>, board: Arc<Board>) -> Result<Handle, ServeError> {
+    /// As of [`Server::spawn_with`], and a path that is taken.
+    pub fn spawn(
+        addr: &str,
+        metrics_path: &str,
+        metrics: Arc<Metrics>,
+        board: Arc<Board>,
+    ) -> Result<Handle, ServeError> {
+        if PAGES.iter().chain(&DISCOVERY_PAGES).any(|(page, _)| *page == metrics_path) {
+            return Err(ServeError::MetricsPath { path: metrics_path.to_owned() });
+        }
+        let site = Site { metrics_path: metrics_path.to_owned(), metrics, board };
+        Server::spawn_with(addr, move |request| site.answer(request))
+    }
+
+    /// Serves `node-cleanup`'s pages, the figures at `metrics_path`.
+    ///
+    /// # Errors
+    /// As of [`Server::spawn_with`].
+    pub fn spawn_cleanup(
+        addr: &str,
+        metrics_path: String,
+        metrics: Arc<CleanupMetrics>,
+        board: Arc<Board>,
+    ) -> Result<Handle, ServeError> {
+        Server::spawn_with(addr, move |request| match request.path.as_str() {
+            "/" => Answer::text(200, CLEANUP_INDEX.replace("/metrics", &metrics_path)),
+            path if path == metrics_path => figures(metrics.render()),
+            path => common(path, &board),
+        })
+    }
+
+    /// Listens on `addr` (see [`Address`]) and serves until the handle is stopped.
+    ///
+    /// # Errors
+    /// An address that cannot be read or had.
+    fn spawn_with(addr: &str, answer: impl Fn(&Request) -> Answer + Send + 'static) -> Result<Handle, ServeError> {
         let listeners = Address::parse(addr)?.bind(addr)?;
         let Some(first) = listeners.first() else {
             return Ok(Handle { addr: None, running: None });
@@ -56,7 +102,7 @@ impl Server {
         let thread = std::thread::Builder::new()
             .name("http".to_owned())
             .stack_size(STACK)
-            .spawn(move || front::run(&listeners, &woken, &|request| answer(&request.path, &metrics, &board)))
+            .spawn(move || front::run(&listeners, &woken, &answer))
             .map_err(start)?;
         log::info!("serving metrics and health on {local}");
         Ok(Handle { addr: Some(local), running: Some((wake, thread)) })
@@ -92,19 +138,69 @@ impl Drop for Handle {
     }
 }
 
-const INDEX: &str = "local-pv-provisioner
+/// Beside the metrics, on every node.
+const PAGES: [(&str, &str); 3] = [
+    ("/healthz", "is the loop turning"),
+    ("/readyz", "is the node's state known"),
+    ("/status", "each device, its state and why (JSON)"),
+];
+
+const CLEANUP_INDEX: &str = "local-pv-provisioner node-cleanup
 /metrics  figures for Prometheus
 /healthz  is the loop turning
-/readyz   is the node's state known
-/status   each device, its state and why (JSON)";
+/readyz   does it act or stand by
+/status   what waits for its end, what is left alone and why (JSON)";
 
-fn answer(path: &str, metrics: &Metrics, board: &Board) -> Answer {
+/// Where discovery directories are served.
+const DISCOVERY_PAGES: [(&str, &str); 2] =
+    [(ready::PAGE, "are the discovery directories served"), (ready::CHECK_PAGE, "the same, as one check")];
+
+/// What the pages are made from.
+struct Site {
+    metrics_path: String,
+    metrics: Arc<Metrics>,
+    board: Arc<Board>,
+}
+
+impl Site {
+    fn answer(&self, request: &Request) -> Answer {
+        let path = request.path.as_str();
+        if path == METRICS_PATH || path == self.metrics_path {
+            return figures(self.metrics.render());
+        }
+        match (path, self.board.discovery_ready()) {
+            ("/", _) => Answer::plain(200, self.index()),
+            (ready::PAGE, Some(ready)) => ready::page(&request.query, ready),
+            (ready::CHECK_PAGE, Some(ready)) => ready::check_page(ready),
+            _ => common(path, &self.board),
+        }
+    }
+
+    fn index(&self) -> String {
+        let mut pages = vec![(METRICS_PATH, "figures for Prometheus")];
+        if self.metrics_path != METRICS_PATH {
+            pages.push((&self.metrics_path, "the same, where --metrics-path wants them"));
+        }
+        pages.extend(PAGES);
+        if self.board.discovery_ready().is_some() {
+            pages.extend(DISCOVERY_PAGES);
+        }
+        let width = pages.iter().map(|(path, _)| path.len()).max().unwrap_or(0);
+        let lines = pages.iter().map(|(path, what)| format!("{path:width$}  {what}\n"));
+        std::iter::once("local-pv-provisioner\n".to_owned()).chain(lines).collect()
+    }
+}
+
+fn figures(rendered: prometheus::Result<Vec<u8>>) -> Answer {
+    match rendered {
+        Ok(body) => Answer { status: 200, content_type: metrics::CONTENT_TYPE, body },
+        Err(error) => Answer::text(500, format!("the metrics cannot be written: {error}")),
+    }
+}
+
+/// The pages of the board.
+fn common(path: &str, board: &Board) -> Answer {
     match path {
-        "/" => Answer::text(200, INDEX),
-        "/metrics" => match metrics.render() {
-            Ok(body) => Answer { status: 200, content_type: metrics::CONTENT_TYPE, body },
-            Err(error) => Answer::text(500, format!("the metrics cannot be written: {error}")),
-        },
         "/healthz" => match board.health() {
             Ok(()) => Answer::text(200, "ok"),
             Err(why) => Answer::text(503, why),

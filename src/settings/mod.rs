@@ -1,5 +1,7 @@
 //! The PV spec ConfigMap: text to settings, or every error in it at once. Reads nothing by itself.
 
+pub mod discovery;
+
 use crate::model::cleaning::Cleaning;
 use crate::model::flat_map::FlatMap;
 use crate::model::names::SETTINGS_PREFIX;

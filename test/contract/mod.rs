@@ -4,6 +4,7 @@
 pub mod api;
 mod auth;
 mod binder;
+mod cleanup;
 mod events;
 mod lists;
 pub mod watches;
@@ -75,6 +76,10 @@ contract! {
     events:
         an_event_is_made_and_counted,
         events_of_objects_without_a_namespace_belong_into_default;
+    cleanup:
+        a_claim_is_marked_and_deleted_only_in_the_very_state,
+        a_lease_is_made_once_and_written_only_over_what_was_read,
+        nodes_are_found_by_their_hostname_label;
     auth:
         a_token_that_is_wrong_is_401,
         a_right_that_is_missing_is_403_and_names_it;

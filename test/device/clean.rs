@@ -3,20 +3,22 @@
 use super::loops::{Loop, Sparse, attach, fresh_path, has_tool, is_root, run, try_run};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use local_pv_provisioner::clean::job::Checks;
+use local_pv_provisioner::clean::throttle::Throttle;
 use local_pv_provisioner::clean::worker::Cleaners;
 use local_pv_provisioner::host::block::{BlockError, BlockFile, Way};
 use local_pv_provisioner::model::cleaning::{
     CleanCommand, CleanEvent, CleanJob, CleanResult, Cleaning, JobId, Permission,
 };
 use local_pv_provisioner::model::device::{Content, Evidence, Identity, InUse, Place};
+use local_pv_provisioner::model::discovery::Cleaner;
 use local_pv_provisioner::observe::census::Census;
 use local_pv_provisioner::observe::content::{read_content, read_content_of};
 use local_pv_provisioner::observe::evidence::verify;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Lines, Read};
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -26,19 +28,27 @@ const GIB: u64 = 1 << 30;
 const LONG: Duration = Duration::from_secs(60);
 static NEXT_JOB: AtomicU64 = AtomicU64::new(1);
 
+fn new_id() -> JobId {
+    JobId(NEXT_JOB.fetch_add(1, Ordering::Relaxed))
+}
+
 fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap().trim().to_owned()
 }
 
 /// What the daemon hands to its cleaners.
-fn checks() -> Checks {
+pub(super) fn checks() -> Checks {
     let verify = |evidence: &Evidence, path: &Path, file: &BlockFile| {
         verify(&Census::default(), true, evidence, path, file).map_err(CleanResult::from)
     };
-    Checks { verify: Arc::new(verify), content: Arc::new(read_content_of) }
+    Checks {
+        verify: Arc::new(verify),
+        content: Arc::new(read_content_of),
+        verify_directory: Arc::new(|_, _, _| panic!("no directory is cleaned here")),
+    }
 }
 
-fn evidence(path: &Path) -> Evidence {
+pub(super) fn evidence(path: &Path) -> Evidence {
     let file = BlockFile::open_read(path).unwrap();
     Evidence {
         boot_id: boot_id(),
@@ -49,25 +59,29 @@ fn evidence(path: &Path) -> Evidence {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     commands: Sender<CleanCommand>,
     events: Receiver<CleanEvent>,
     cleaners: Cleaners,
 }
 
 impl Bench {
-    fn new(workers: usize) -> Bench {
+    pub(super) fn new(workers: usize) -> Bench {
         Bench::with(workers, checks())
     }
 
     fn with(workers: usize, checks: Checks) -> Bench {
+        Bench::limited(workers, checks, Throttle::default())
+    }
+
+    pub(super) fn limited(workers: usize, checks: Checks, limit: Throttle) -> Bench {
         let (commands, received) = unbounded();
         let (sink, events) = unbounded();
-        let cleaners = Cleaners::spawn(workers, received, checks, move |event| drop(sink.send(event))).unwrap();
+        let cleaners = Cleaners::spawn(workers, limit, received, checks, move |event| drop(sink.send(event))).unwrap();
         Bench { commands, events, cleaners }
     }
 
-    fn tell(&self, command: CleanCommand) {
+    pub(super) fn tell(&self, command: CleanCommand) {
         self.commands.send(command).unwrap();
     }
 
@@ -76,24 +90,38 @@ impl Bench {
     }
 
     fn resume(&self, path: &Path, evidence: Evidence, permission: Permission, cleaning: Cleaning, at: u64) -> JobId {
-        let id = JobId(NEXT_JOB.fetch_add(1, Ordering::Relaxed));
-        let path = path.to_owned();
-        self.tell(CleanCommand::Start(CleanJob { id, path, evidence, permission, cleaning, resume_at: at }));
+        let (path, id) = (path.to_owned(), new_id());
+        let job = CleanJob { id, path, evidence, permission, cleaning, cleaner: None, resume_at: at };
+        self.tell(CleanCommand::Start(job));
         id
     }
 
-    fn next(&self) -> CleanEvent {
+    /// As the class of a discovery directory says, after a release.
+    pub(super) fn by_class(&self, path: &Path, cleaner: &Cleaner, resume_at: u64) -> JobId {
+        let (cleaning, permission, id) = (Cleaning::ByClass, Permission::Release, new_id());
+        let (path, evidence, cleaner) = (path.to_owned(), evidence(path), Some(cleaner.clone()));
+        self.tell(CleanCommand::Start(CleanJob { id, path, evidence, permission, cleaning, cleaner, resume_at }));
+        id
+    }
+
+    /// The same, to its end.
+    pub(super) fn clean_by_class(&self, path: &Path, cleaner: &Cleaner) -> CleanResult {
+        self.by_class(path, cleaner, 0);
+        self.proceed_to_the_end()
+    }
+
+    pub(super) fn next(&self) -> CleanEvent {
         self.events.recv_timeout(LONG).unwrap()
     }
 
-    fn armed(&self) -> JobId {
+    pub(super) fn armed(&self) -> JobId {
         match self.next() {
             CleanEvent::Armed { id } => id,
             other => panic!("{other:?}"),
         }
     }
 
-    fn ended(&self) -> CleanResult {
+    pub(super) fn ended(&self) -> CleanResult {
         loop {
             match self.next() {
                 CleanEvent::Ended { result, .. } => return result,
@@ -106,6 +134,10 @@ impl Bench {
     /// Starts, proceeds when armed, and waits for the end.
     fn clean(&self, path: &Path, permission: Permission, cleaning: Cleaning) -> CleanResult {
         self.start(path, evidence(path), permission, cleaning);
+        self.proceed_to_the_end()
+    }
+
+    pub(super) fn proceed_to_the_end(&self) -> CleanResult {
         match self.next() {
             CleanEvent::Armed { id } => self.tell(CleanCommand::Proceed(id)),
             CleanEvent::Ended { result, .. } => return result,
@@ -115,15 +147,15 @@ impl Bench {
     }
 }
 
-fn read(path: &Path, offset: u64, len: usize) -> Vec<u8> {
+pub(super) fn read(path: &Path, offset: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     fs::File::open(path).unwrap().read_exact_at(&mut bytes, offset).unwrap();
     bytes
 }
 
-const MARK: [u8; 4096] = [0xc5; 4096];
+pub(super) const MARK: [u8; 4096] = [0xc5; 4096];
 
-fn marked(path: &Path, offset: u64) -> bool {
+pub(super) fn marked(path: &Path, offset: u64) -> bool {
     read(path, offset, 4096) == MARK
 }
 
@@ -291,7 +323,7 @@ fn a_link_that_is_swapped_all_the_time_never_leads_to_the_other_device() {
         })
     };
     // Also when the check that looks at the path sees nothing: the open device itself is compared.
-    let blind = Checks { verify: Arc::new(|_, _, _| Ok(())), content: Arc::new(read_content_of) };
+    let blind = Checks { verify: Arc::new(|_, _, _| Ok(())), ..checks() };
     for (rounds, bench) in [(100, Bench::new(1)), (400, Bench::with(1, blind))] {
         let (mut cleaned, mut refused) = (0, 0);
         for _ in 0..rounds {
@@ -553,8 +585,13 @@ fn child_that_cleans_until_it_is_killed() {
     let resume: u64 = std::env::var("LPP_TEST_RESUME").unwrap().parse().unwrap();
     let path = PathBuf::from(device);
     let bench = Bench::new(1);
-    let id = bench.resume(&path, evidence(&path), Permission::Release, Cleaning::Zero, resume);
-    assert_eq!(bench.armed(), id);
+    bench.resume(&path, evidence(&path), Permission::Release, Cleaning::Zero, resume);
+    clean_aloud(&bench);
+}
+
+/// Proceeds when armed, and prints how far it is, for the process that kills this one.
+pub(super) fn clean_aloud(bench: &Bench) {
+    let id = bench.armed();
     println!("armed");
     bench.tell(CleanCommand::Proceed(id));
     loop {
@@ -567,6 +604,19 @@ fn child_that_cleans_until_it_is_killed() {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// This program again, for one test that is none, which cleans from here on.
+pub(super) fn child(test: &str, device: (&str, &Path), from: u64) -> (Child, Lines<BufReader<ChildStdout>>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(device.0, device.1)
+        .env("LPP_TEST_RESUME", from.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    (child, lines)
 }
 
 #[test]
@@ -586,14 +636,8 @@ fn a_cleaning_that_was_killed_is_taken_up_and_finished() {
     drop(writer);
     let (mut done, mut killed) = (0, 0);
     'again: for round in 0u64.. {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "device::clean::child_that_cleans_until_it_is_killed", "--nocapture"])
-            .env("LPP_TEST_CLEAN_CHILD", &disk.path)
-            .env("LPP_TEST_RESUME", done.to_string())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let test = "device::clean::child_that_cleans_until_it_is_killed";
+        let (mut child, mut lines) = child(test, ("LPP_TEST_CLEAN_CHILD", &disk.path), done);
         assert!(lines.any(|line| line.unwrap().contains("armed")));
         if round >= 3 {
             let mut rest = String::new();

@@ -3,6 +3,10 @@
 
 mod agent;
 mod clean;
+mod cleaners;
+mod directories;
+mod directory;
+mod discovery;
 mod loops;
 mod observe;
 mod signature;

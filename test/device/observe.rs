@@ -11,6 +11,7 @@ use local_pv_provisioner::model::memory::evidence;
 use local_pv_provisioner::model::scan::{ScanReport, ScanRequest, Selection};
 use local_pv_provisioner::observe::census::Census;
 use local_pv_provisioner::observe::evidence::{StaleWhy, verify};
+use local_pv_provisioner::observe::pinned::Wanted;
 use local_pv_provisioner::observe::probe::{Depth, Prober};
 use local_pv_provisioner::observe::scanner::{PROBE_DEADLINE, Scan};
 use local_pv_provisioner::observe::surroundings::Host;
@@ -33,7 +34,7 @@ fn prober() -> Prober {
 fn probe(path: &Path, depth: Depth) -> Result<Device, ProbeError> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        match prober().probe(path, depth) {
+        match prober().probe(path, Wanted::Device, depth) {
             Ok(Device { in_use: Some(InUse::LoopUnanswered { .. }), .. }) if Instant::now() < end => {}
             answer => return answer,
         }
@@ -337,8 +338,8 @@ fn from_outside_a_partition_is_the_one_that_was_seen_in_full() {
     let outside = probe(&disk.parts[1], Depth::Outside).unwrap();
     assert_eq!(outside.content, Content::NotRead);
     let prober = prober();
-    let known = prober.probe(&disk.parts[1], Depth::Full).unwrap();
-    let again = prober.probe(&disk.parts[1], Depth::Outside).unwrap();
+    let known = prober.probe(&disk.parts[1], Wanted::Device, Depth::Full).unwrap();
+    let again = prober.probe(&disk.parts[1], Wanted::Device, Depth::Outside).unwrap();
     assert_eq!(again.identity, known.identity);
     assert_eq!(outside.identity.compare(&known.identity), Comparison::Same);
 }
@@ -352,7 +353,10 @@ fn what_is_no_device_is_named_and_a_fifo_does_not_block() {
     fs::write(&file, "x").unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(dir.0.join("socket")).unwrap();
     let not_a_device = |path: &Path, what: &str| {
-        assert_eq!(prober().probe(path, Depth::Full), Err(ProbeError::NotADevice { what: what.to_owned() }));
+        assert_eq!(
+            prober().probe(path, Wanted::Device, Depth::Full),
+            Err(ProbeError::NotADevice { what: what.to_owned() })
+        );
     };
     not_a_device(&fifo, "a FIFO");
     not_a_device(&file, "a regular file");
@@ -360,11 +364,13 @@ fn what_is_no_device_is_named_and_a_fifo_does_not_block() {
     not_a_device(&dir.0.join("socket"), "a socket");
     not_a_device(Path::new("/dev/null"), "a character device");
     not_a_device(&dir.link("to-directory", "."), "a directory");
-    let gone = |path: &Path| assert_eq!(prober().probe(path, Depth::Full), Err(ProbeError::Gone));
+    let gone = |path: &Path| assert_eq!(prober().probe(path, Wanted::Device, Depth::Full), Err(ProbeError::Gone));
     gone(&dir.0.join("missing"));
     gone(&dir.link("dangling", "nowhere"));
     gone(&file.join("below"));
-    let failed = |path: &Path| assert!(matches!(prober().probe(path, Depth::Full), Err(ProbeError::Failed { .. })));
+    let failed = |path: &Path| {
+        assert!(matches!(prober().probe(path, Wanted::Device, Depth::Full), Err(ProbeError::Failed { .. })))
+    };
     failed(&dir.link("round", "round"));
     failed(Path::new("relative"));
     failed(Path::new("/a\0b"));
@@ -406,7 +412,7 @@ fn a_regular_file_stands_in_where_allowed_and_a_loop_on_it_is_use() {
     let dir = Dir::new();
     let link = dir.link("disk", &file.path);
     let prober = Prober::new(Host::default(), true);
-    let seen = prober.probe(&link, Depth::Full).unwrap();
+    let seen = prober.probe(&link, Wanted::Device, Depth::Full).unwrap();
     assert!(matches!(seen.place, Place::File { .. }));
     assert_eq!(seen.kernel_name, file.text());
     assert_eq!((seen.size, seen.diskseq), (32 * MIB, None));
@@ -414,12 +420,12 @@ fn a_regular_file_stands_in_where_allowed_and_a_loop_on_it_is_use() {
     if seen.in_use.is_none() {
         assert_eq!(seen.content, Content::Blank);
     }
-    assert_eq!(prober.probe(&link, Depth::Outside).unwrap().identity, seen.identity);
+    assert_eq!(prober.probe(&link, Wanted::Device, Depth::Outside).unwrap().identity, seen.identity);
     if !is_root("a loop on a regular file") {
         return;
     }
     let device = Loop::on(file, &[]);
-    let used = prober.probe(&link, Depth::Full).unwrap().in_use;
+    let used = prober.probe(&link, Wanted::Device, Depth::Full).unwrap().in_use;
     assert!(matches!(used, Some(InUse::Loop { .. } | InUse::LoopUnanswered { .. })), "{used:?}");
     drop(device);
 }
@@ -434,6 +440,8 @@ fn scan(prober: Prober) -> Scan {
 
 fn request(dir: &Path, untouched: &[&Path]) -> ScanRequest {
     ScanRequest {
+        directories: Vec::new(),
+        discovered: std::collections::BTreeMap::new(),
         generation: 1,
         selection: Some(Selection { device_dir: dir.to_owned(), filter: regex_lite::Regex::new(".").unwrap() }),
         extra: untouched.iter().map(|path| path.to_path_buf()).collect(),

@@ -431,7 +431,7 @@ impl<'a> Canon<'a> {
             .filter_map(|(uid, gone)| {
                 let offer = gone.offer_id.as_ref().and_then(|id| self.numbers.get(id)).copied();
                 let uid = self.numbers.get(uid).copied();
-                (uid.is_some() || offer.is_some()).then(|| (uid, offer, gone.name.clone(), gone.phase, gone.deleted))
+                (uid.is_some() || offer.is_some()).then(|| (uid, offer, gone.name.clone(), gone.released, gone.deleted))
             })
             .collect();
         vanished.sort();

@@ -15,7 +15,7 @@ use local_pv_provisioner::model::cleaning::{CleanEvent, CleanJob, CleanResult};
 use local_pv_provisioner::model::memory::Entry;
 use local_pv_provisioner::model::scan::{ScanReport, ScanRequest};
 use local_pv_provisioner::reconcile::event::Event;
-use local_pv_provisioner::reconcile::state::State;
+use local_pv_provisioner::reconcile::state::{Sources, State};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -69,7 +69,8 @@ pub enum Stage {
 
 impl Daemon {
     pub fn new(world: &World) -> Daemon {
-        let state = State::new(NODE, Some(CONFIGMAP.to_owned()), world.boot_id(), world.booted_at);
+        let sources = Sources { raw_device: Some(Some(CONFIGMAP.to_owned())), discovery_dir: false };
+        let state = State::new(NODE, sources, world.boot_id(), world.booted_at);
         Daemon {
             state,
             list: None,

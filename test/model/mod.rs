@@ -5,6 +5,7 @@
 mod api;
 mod canon;
 mod daemon;
+mod discovery;
 mod disk;
 mod drain;
 mod enabled;

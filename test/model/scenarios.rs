@@ -15,11 +15,15 @@ use local_pv_provisioner::kube::objects::{ClaimRef, ConfigMap, ObjectMeta, Persi
 use local_pv_provisioner::kube::watch::WatchUpdate;
 use local_pv_provisioner::model::cleaning::{CleanEvent, CleanResult, Cleaning, JobId};
 use local_pv_provisioner::model::device::{Content, Device, InUse, Observation, Protection};
+use local_pv_provisioner::model::estimate::Estimate;
 use local_pv_provisioner::model::memory::{self, Entry, EntryId, Lost, Outcome, Owed, PvRef, State};
 use local_pv_provisioner::model::names;
 use local_pv_provisioner::reconcile::event::Event;
-use local_pv_provisioner::reconcile::state::State as Loop;
+use local_pv_provisioner::reconcile::publish::Publisher;
+use local_pv_provisioner::reconcile::state::{Sources, State as Loop};
+use local_pv_provisioner::serve::{Board, Metrics};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A node with its devices, volumes and ledger, as the loop knows them.
@@ -81,7 +85,8 @@ fn blank() -> Disk {
 impl Scene {
     /// Settings, an intact ledger, and neither devices nor volumes.
     fn new(further: &[(&str, &str)]) -> Scene {
-        let mut scene = Scene(Loop::new(NODE, Some(CONFIGMAP.into()), "boot-1".into(), 900_000));
+        let sources = Sources { raw_device: Some(Some(CONFIGMAP.into())), discovery_dir: false };
+        let mut scene = Scene(Loop::new(NODE, sources, "boot-1".into(), 900_000));
         let node = Api::new().node;
         let map = ConfigMap {
             metadata: ObjectMeta { name: CONFIGMAP.into(), ..ObjectMeta::default() },
@@ -123,7 +128,7 @@ impl Scene {
     }
 
     fn see(mut self, path: &Path, device: Device) -> Scene {
-        let observation = Observation { path: path.into(), selected: true, device: Ok(device) };
+        let observation = Observation { path: path.into(), discovered: None, selected: true, device: Ok(device) };
         self.0.snapshot.scan.as_mut().unwrap().observations.insert(path.into(), observation);
         self
     }
@@ -149,6 +154,8 @@ impl Scene {
             id: entry_id(slot),
             state,
             path: slot_path(slot),
+            discovered: None,
+            cleaner: None,
             evidence: memory::evidence(self.device(slot), "boot-1"),
             promise: Cleaning::Quick,
             progress: None,
@@ -187,7 +194,8 @@ impl Scene {
     }
 
     fn job(mut self, stage: JobStage) -> Scene {
-        let job = Job { id: JobId(1), cleaning: Cleaning::Quick, stage, done: 0, total: 0 };
+        let job =
+            Job { id: JobId(1), cleaning: Cleaning::Quick, stage, done: 0, total: 0, estimate: Estimate::default() };
         self.0.snapshot.jobs.insert(entry_id(0), job);
         self
     }
@@ -596,6 +604,35 @@ fn a_cleaning_that_ended_as_its_device_went_away_is_over_at_once_and_keeps_nobod
     scene.turn();
     let scene = scene.disk(0, Disk { diskseq: 9, ..Disk::weak() });
     assert_eq!(scene.plans(), ["slot0: preparing"]);
+}
+
+#[test]
+fn a_cleaning_under_way_shows_how_far_it_is_and_how_long_it_takes_from_there() {
+    let mut scene = Scene::with(blank()).entry(0, released(Outcome::Owed)).pv(Phase::Released).job(JobStage::Writing);
+    let shown = |scene: &Scene| scene.plan().reports[0].progress.clone().unwrap();
+    assert_eq!(shown(&scene).seconds_left, None, "nothing is known yet");
+    for second in 1..=3 {
+        let event = CleanEvent::Progress { id: JobId(1), done: second * SIZE / 8, total: SIZE };
+        scene.0.apply(Duration::from_secs(second), Event::Clean(event));
+    }
+    let progress = shown(&scene);
+    assert_eq!((progress.bytes_done, progress.bytes_total), (3 * SIZE / 8, SIZE));
+    assert_eq!(progress.seconds_left, Some(5));
+
+    let metrics = Arc::new(Metrics::new("n").unwrap());
+    let mut publisher = Publisher::new(Arc::new(Board::new()), metrics.clone());
+    let shown = |publisher: &mut Publisher, scene: &Scene| {
+        publisher.publish(&scene.0.snapshot, &mut scene.plan(), |_| {});
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        text.lines().filter(|line| line.contains("cleaning_seconds_left{")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let lines = shown(&mut publisher, &scene);
+    assert!(lines.len() == 1 && lines[0].contains("slot0") && lines[0].ends_with(" 5"), "{lines:?}");
+    scene.hears(Event::Clean(CleanEvent::Ended {
+        id: JobId(1),
+        result: CleanResult::Cleaned { bytes: 1, method: "zeros" },
+    }));
+    assert_eq!(shown(&mut publisher, &scene), Vec::<String>::new());
 }
 
 /// A backup of etcd gives a volume back while it is cleaned, and its tenant leaves it again before the worker has let go.

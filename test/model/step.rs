@@ -456,6 +456,7 @@ impl World {
             .union(&request.extra)
             .map(|path| Observation {
                 path: path.clone(),
+                discovered: None,
                 selected: selected.contains(path),
                 device: self
                     .at_path(path)
@@ -463,7 +464,7 @@ impl World {
                     .ok_or(ProbeError::Gone),
             })
             .collect();
-        ScanReport { generation: request.generation, observations, error: None }
+        ScanReport { generation: request.generation, observations, ..ScanReport::default() }
     }
 
     fn worker_opens(&mut self, at: usize) -> bool {

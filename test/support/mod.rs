@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, reason = "helpers of tests fail and speak as tests do")]
 
 pub mod disk;
+pub mod kubectl;
 pub mod random;
 
 use std::io::{Read, Write};
@@ -61,7 +62,18 @@ impl Agent {
     /// The usual flags are set; `flags` come after them. Logs go to a file, which a test that fails shows.
     pub fn start(kubeconfig: &Path, node: &str, state_dir: &Path, log: &Path, flags: &[&str]) -> Agent {
         let before = std::fs::metadata(log).map_or(0, |file| file.len());
-        let mut agent = Agent::spawn(kubeconfig, node, state_dir, log, flags);
+        Agent::spawn(kubeconfig, node, state_dir, log, flags).serving(before)
+    }
+
+    /// Any subcommand that serves, with all of its flags.
+    pub fn start_as(arguments: &[String], log: &Path) -> Agent {
+        let before = std::fs::metadata(log).map_or(0, |file| file.len());
+        Agent::launch(arguments, log).serving(before)
+    }
+
+    /// Waits for the line of the log that says where, below the first `before` bytes.
+    fn serving(self, before: u64) -> Agent {
+        let mut agent = self;
         agent.addr = eventually("the agent says where it serves", || {
             assert!(agent.runs(), "the agent ended at once\n{}", agent.log_text());
             let text = agent.log_text();
@@ -73,13 +85,19 @@ impl Agent {
 
     /// The process alone, which may not serve yet: for who wants to kill it, not to ask it.
     pub fn spawn(kubeconfig: &Path, node: &str, state_dir: &Path, log: &Path, flags: &[&str]) -> Agent {
+        let usual = ["run", "--node-name", node, "--namespace-name", "kube-system", "--development=true"];
+        let mut arguments: Vec<String> = usual.map(str::to_owned).to_vec();
+        arguments.extend(["--log-level=debug", "--metrics-addr=127.0.0.1:0"].map(str::to_owned));
+        arguments.push(format!("--kubeconfig={}", kubeconfig.display()));
+        arguments.push(format!("--state-dir={}", state_dir.display()));
+        arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
+        Agent::launch(&arguments, log)
+    }
+
+    fn launch(arguments: &[String], log: &Path) -> Agent {
         let file = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_local-pv-provisioner"))
-            .args(["run", "--node-name", node, "--namespace-name", "kube-system"])
-            .args(["--development=true", "--log-level=debug", "--metrics-addr=127.0.0.1:0"])
-            .arg(format!("--kubeconfig={}", kubeconfig.display()))
-            .arg(format!("--state-dir={}", state_dir.display()))
-            .args(flags)
+            .args(arguments)
             .env_remove("KUBECONFIG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -160,8 +178,12 @@ impl Agent {
 
     /// A figure of `/metrics`, by its name with its labels but `node`, as in `devices{state="bound"}`.
     pub fn metric(&self, name: &str) -> f64 {
+        self.figure(&format!("local_pv_provisioner_{name}"))
+    }
+
+    /// The same by its whole name.
+    pub fn figure(&self, wanted: &str) -> f64 {
         let text = eventually("/metrics answers", || self.get("/metrics").filter(|(code, _)| *code == 200)).1;
-        let wanted = format!("local_pv_provisioner_{name}");
         let value = text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
             let (name, value) = line.rsplit_once(' ')?;
             (without_node(name) == wanted).then(|| value.parse().unwrap())
@@ -330,4 +352,14 @@ impl Drop for OwnControlPlane {
 pub fn left_out(what: &str, why: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{what} left out: {why}");
     println!("LEFT OUT: {what}: {why}");
+}
+
+/// Whether there is a kubectl; said where it is missing.
+pub fn kubectl_is_there() -> bool {
+    let there =
+        Command::new("kubectl").args(["version", "--client"]).output().is_ok_and(|output| output.status.success());
+    if !there {
+        left_out("tests with kubectl", "kubectl is not installed");
+    }
+    there
 }

@@ -58,6 +58,9 @@ const IDLE_CONNECTIONS: usize = 2;
 /// Shorter than any load balancer's own idle limit that is in use (AWS: 60 s by default).
 const IDLE_AGE: Duration = Duration::from_secs(50);
 
+/// What this program calls itself to the API server, which counts and limits by it.
+pub const USER_AGENT: &str = concat!("local-pv-provisioner/", env!("CARGO_PKG_VERSION"));
+
 /// How long the server is waited for. The defaults are what the agent uses; tests are less patient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {

@@ -35,6 +35,8 @@ pub enum ConfigError {
     Invalid { file: PathBuf, what: String, problem: String },
     #[error("environment variable {variable}: {problem}")]
     Environment { variable: &'static str, problem: String },
+    #[error("the API server's URL {url}: {problem}")]
+    Url { url: String, problem: String },
 }
 
 /// The API server's address.
@@ -156,6 +158,18 @@ impl Config {
         }
         in_cluster(&env, Path::new(SERVICE_ACCOUNT))
     }
+
+    /// The same, with another API server.
+    pub fn at(self, url: &str) -> Result<Self, ConfigError> {
+        let invalid = |problem| ConfigError::Url { url: url.to_owned(), problem };
+        Ok(Self { server: Server::parse(url).map_err(invalid)?, ..self })
+    }
+}
+
+/// The namespace of the pod that this process runs in; `None`: it is in none.
+pub fn pod_namespace() -> Option<String> {
+    let text = std::fs::read_to_string(Path::new(SERVICE_ACCOUNT).join("namespace")).ok()?;
+    Some(text.trim().to_owned()).filter(|namespace| !namespace.is_empty())
 }
 
 fn in_cluster(env: &dyn Fn(&str) -> Option<OsString>, account: &Path) -> Result<Config, ConfigError> {

@@ -112,6 +112,17 @@ fn files_beside_the_kubeconfig_are_found_and_inline_data_wins() {
 }
 
 #[test]
+fn another_api_server_is_asked_with_the_same_credentials() {
+    let folder = Folder::new();
+    folder.write("config", kubeconfig("server: 'https://h', insecure-skip-tls-verify: true", "token: t-1"));
+    let config = load(&folder, "config").unwrap().at("https://other:6443/base").unwrap();
+    assert_eq!(config.server.url(), "https://other:6443/base");
+    assert_eq!(config.auth, Auth::Token(Secret::new("t-1")));
+    let error = config.at("other:6443").unwrap_err().to_string();
+    assert!(error.contains("other:6443") && error.contains("no scheme"), "{error}");
+}
+
+#[test]
 fn a_token_file_wins_over_a_token_and_the_insecure_flag_needs_no_ca() {
     let folder = Folder::new();
     folder.write("token", "  t-1\n");

@@ -1,35 +1,29 @@
 //! The envelopes of the API: object kinds and lists. Knows no single kind's fields.
 
-use super::{ConfigMap, Node, ObjectMeta, PersistentVolume, null_is_default};
+use super::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, StorageClass, null_is_default};
 use serde::Deserialize;
 
-/// A kind that is read with LIST and WATCH.
+/// What is read with LIST and WATCH.
 pub trait Object: serde::de::DeserializeOwned + Send + 'static {
-    /// `kind`, as in `PersistentVolume`; its list is this word and `List`.
-    const KIND: &'static str;
-    fn meta(&self) -> &ObjectMeta;
+    fn name(&self) -> &str;
+    fn resource_version(&self) -> &str;
 }
 
-impl Object for Node {
-    const KIND: &'static str = "Node";
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
+/// A kind that is kept as this API sends it, with its metadata.
+macro_rules! object {
+    ($($kind:ident),+) => {
+        $(impl Object for $kind {
+            fn name(&self) -> &str {
+                &self.metadata.name
+            }
+            fn resource_version(&self) -> &str {
+                &self.metadata.resource_version
+            }
+        })+
+    };
 }
 
-impl Object for PersistentVolume {
-    const KIND: &'static str = "PersistentVolume";
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-}
-
-impl Object for ConfigMap {
-    const KIND: &'static str = "ConfigMap";
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-}
+object!(Node, PersistentVolume, PersistentVolumeClaim, ConfigMap, StorageClass);
 
 /// One page of a LIST.
 #[derive(Debug, Clone, Deserialize)]

@@ -1,11 +1,15 @@
 //! Kubernetes objects: only the fields that are used, under their API names.
 //! Unknown fields are dropped on reading; an object is never written back from here whole.
 
+mod claim;
 mod event;
+mod lease;
 mod list;
 mod status;
 
+pub use claim::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
 pub use event::{Event, EventSource, ObjectReference};
+pub use lease::{Lease, LeaseSpec};
 pub use list::{List, ListMeta, Object};
 pub use status::{Status, StatusCause, StatusDetails};
 
@@ -70,6 +74,18 @@ pub struct NodeInfo {
     pub system_uuid: String,
 }
 
+/// What a discovery directory's volumes take from their class.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StorageClass {
+    pub metadata: ObjectMeta,
+    /// Absent: `Delete`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reclaim_policy: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    pub mount_options: Vec<String>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ConfigMap {
@@ -100,6 +116,8 @@ pub struct PersistentVolumeSpec {
     pub persistent_volume_reclaim_policy: Option<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub storage_class_name: String,
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    pub mount_options: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalVolumeSource>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -197,6 +215,19 @@ pub enum Phase {
 impl Phase {
     fn is_unset(&self) -> bool {
         *self == Phase::Unset
+    }
+
+    /// As the API and the metrics spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Phase::Unset => "",
+            Phase::Pending => "Pending",
+            Phase::Available => "Available",
+            Phase::Bound => "Bound",
+            Phase::Released => "Released",
+            Phase::Failed => "Failed",
+            Phase::Other => "Other",
+        }
     }
 }
 

@@ -4,4 +4,6 @@
 pub mod agent;
 pub mod client;
 pub mod devices;
+pub mod removal;
 pub mod volumes;
+pub mod wipes;

@@ -4,7 +4,9 @@
 use bench::agent::{self, Agent, Place};
 use bench::client::{Client, Result};
 use bench::devices::Devices;
+use bench::removal;
 use bench::volumes::{self, Watched};
+use bench::wipes::{Ground, Target, Wipe};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -38,11 +40,32 @@ struct Extent {
     idle: Duration,
     rounds: usize,
     others: [usize; 2],
+    /// Bytes of a device that is overwritten, and how often it is.
+    wiped: u64,
+    wipes: usize,
+    small_files: usize,
 }
 
-const FULL: Extent =
-    Extent { devices: 200, polls: 60, idle: Duration::from_secs(60), rounds: 15, others: [10_000, 30_000] };
-const QUICK: Extent = Extent { devices: 50, polls: 10, idle: Duration::from_secs(10), rounds: 5, others: [500, 1500] };
+const FULL: Extent = Extent {
+    devices: 200,
+    polls: 60,
+    idle: Duration::from_secs(60),
+    rounds: 15,
+    others: [10_000, 30_000],
+    wiped: GIB,
+    wipes: 3,
+    small_files: 1_000_000,
+};
+const QUICK: Extent = Extent {
+    devices: 50,
+    polls: 10,
+    idle: Duration::from_secs(10),
+    rounds: 5,
+    others: [500, 1500],
+    wiped: GIB / 8,
+    wipes: 1,
+    small_files: 50_000,
+};
 
 fn options() -> Result<Option<Options>> {
     let mut options = Options {
@@ -303,6 +326,58 @@ impl Bench {
         Ok(())
     }
 
+    /// Whole devices overwritten, beside the tools that the original calls.
+    fn wipes(&mut self) -> Result<()> {
+        if self.place.files {
+            self.note("Overwriting whole devices was left out: it needs loop devices, so root.".to_owned());
+            return Ok(());
+        }
+        let (size, rounds) = (self.extent.wiped, self.extent.wipes);
+        let program = self.place.program.clone();
+        let dir = self.devices.dir.parent().ok_or("no directory")?.to_owned();
+        for (ground, name) in [(Ground::Disk, "that punches holes"), (Ground::Memory, "in memory that has no offload")]
+        {
+            let target = Target::new(&dir, ground, size)?;
+            let [zero, blkdiscard, dd, once, twice, plain, with_zeros] = target.times(
+                rounds,
+                [
+                    &Wipe::ours(&program, &["zero"]),
+                    &Wipe::tool("blkdiscard", &["-f", "-z"]),
+                    &Wipe::dd(),
+                    &Wipe::ours(&program, &["shred", "1"]),
+                    &Wipe::ours(&program, &["shred", "2"]),
+                    &Wipe::tool("shred", &["-f", "-n", "1"]),
+                    &Wipe::tool("shred", &["-f", "-n", "1", "-z"]),
+                ],
+            )?;
+            self.row(
+                format!("full zero of a loop device {name}: `blkdiscard -z` / `dd bs=8096` takes"),
+                "1",
+                if ground == Ground::Disk { "at least 1 / not said" } else { "at least 1 / 3" },
+                format!("{:.2} / {:.2} times as long", blkdiscard / zero, dd / zero),
+            );
+            self.row(
+                format!("shred of a loop device {name}: `shred -n 1` takes / `shred -n 1 -z` takes"),
+                "1",
+                "at least 2 / not said",
+                format!(
+                    "{:.2} times our random pass / {:.2} times our shred 1",
+                    plain / (twice - once),
+                    with_zeros / once
+                ),
+            );
+            self.note(format!(
+                "Overwriting {} MiB on a loop device {name}, median of {rounds}: zero {zero:.3} s, `blkdiscard -z` {blkdiscard:.3} s \
+                 (which flushes nothing and reads nothing back), `dd bs=8096` {dd:.3} s; shred 1, with its pass of zeros and read \
+                 back, {once:.3} s, shred 2 {twice:.3} s, so a random pass {:.3} s; `shred -n 1` {plain:.3} s, `shred -n 1 -z` \
+                 (what the original's script runs) {with_zeros:.3} s. Each time the device was full before.",
+                size >> 20,
+                twice - once
+            ));
+        }
+        Ok(())
+    }
+
     /// The agent's first start on a node whose cluster has many volumes of other nodes, and polls after it.
     fn memory(&mut self, from: usize, to: usize) -> Result<f64> {
         say(&format!("loading volumes of other nodes up to {to}"));
@@ -343,6 +418,27 @@ impl Bench {
         Ok(())
     }
 
+    fn removal(&mut self) -> Result<()> {
+        let files = self.extent.small_files;
+        say(&format!("{} small files, made and removed four times", grouped(files)));
+        // Where the agent's state lies: a disk.
+        let root = self.place.state_dir.parent().ok_or("no directory")?.to_owned();
+        let removal::Times { ours, rm } = removal::compare(&root, files)?;
+        self.row(
+            format!("emptying a volume of {} small files / `rm -rf` of the same", grouped(files)),
+            "as `rm -rf`",
+            "at least as fast",
+            format!("{ours:.1} s / {rm:.1} s, ratio {:.2}", ours / rm),
+        );
+        self.note(
+            "Emptying: 1,000 files of 12 bytes a directory, in the cache and on the disk, removed by the function that cleans \
+             a volume (of the library, as it is built for tests) and by rm in turns, each with a flush of the filesystem at its \
+             end; the quicker of two."
+                .to_owned(),
+        );
+        Ok(())
+    }
+
     fn run(&mut self, controllers: Option<u32>) -> Result<()> {
         self.size()?;
         self.prepare()?;
@@ -351,6 +447,8 @@ impl Bench {
         self.appearances()?;
         agent.stop()?;
         self.idle()?;
+        self.wipes()?;
+        self.removal()?;
         if let Some(pid) = controllers {
             std::process::Command::new("kill").arg(pid.to_string()).status()?;
         }

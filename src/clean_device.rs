@@ -1,0 +1,148 @@
+//! `clean`: one cleaning as a program of its own, for the Jobs that clean volumes. The same code as in the agent cleans,
+//! asks who uses the device and reads back; what the Job adds is the permission, which is its maker's business.
+//!
+//! Refuses directories: they are emptied by the agent.
+
+use crate::checks::checks;
+use crate::clean::job::{Order, Shared, run as clean};
+use crate::clean::throttle::Throttle;
+use crate::cli::CleanOptions;
+use crate::host::mounts::{MountsError, Proc};
+use crate::model::cleaning::{CleanEvent, CleanJob, CleanResult, Cleaning, JobId, Permission};
+use crate::model::device::{InUse, ProbeError, Protection};
+use crate::model::discovery::Cleaner;
+use crate::model::estimate::Estimate;
+use crate::model::memory::evidence;
+use crate::observe::pinned::Wanted;
+use crate::observe::probe::{Depth, Prober};
+use crate::observe::surroundings::Host;
+use crate::signals;
+use crossbeam_channel::{Sender, unbounded};
+use std::cell::{Cell, RefCell};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a line tells how far it is.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum CleanDeviceError {
+    #[error("{} is a directory's path: directories are emptied by the agent itself, not by a Job", path.display())]
+    Directory { path: PathBuf },
+    #[error("the signals cannot be caught")]
+    Signals(#[source] nix::Error),
+    #[error("a thread cannot be started")]
+    Thread(#[source] std::io::Error),
+    #[error("the boot's id cannot be read")]
+    Boot(#[source] MountsError),
+    #[error("{} is no block device that can be cleaned", path.display())]
+    Device { path: PathBuf, source: ProbeError },
+    #[error("{} is in use and was not written: {by}", path.display())]
+    InUse { path: PathBuf, by: InUse },
+    #[error("{} is protected and was not written: {by}", path.display())]
+    Protected { path: PathBuf, by: Protection },
+    #[error("{} is not clean: {why}", path.display())]
+    NotClean { path: PathBuf, why: String },
+}
+
+/// Cleans what the options name. `Ok` only when it is clean and was read back.
+pub fn run(options: &CleanOptions) -> Result<(), CleanDeviceError> {
+    if options.cleaner == Cleaner::Empty {
+        return Err(CleanDeviceError::Directory { path: options.path.clone() });
+    }
+    let (orders, received) = unbounded();
+    let shared = Arc::new(Shared::new());
+    stop_at_a_signal(shared.clone(), orders.clone())?;
+    let job = job(options)?;
+    let progress = Progress::new(&options.path);
+    let tell = |event: CleanEvent| match event {
+        // Whoever made the Job has read the volume's state before; there is nobody else to ask.
+        CleanEvent::Armed { .. } => drop(orders.send(Order::Proceed)),
+        CleanEvent::Progress { done, total, .. } => progress.told(done, total),
+        CleanEvent::Ended { .. } => {}
+    };
+    let result = clean(&job, &checks(false), &Throttle::new(options.bandwidth), &received, &shared, &tell);
+    let path = job.path;
+    match result {
+        CleanResult::Cleaned { bytes, method } => {
+            progress.say(&format!("clean, {bytes} bytes by {method}"));
+            Ok(())
+        }
+        CleanResult::InUse { why } => Err(CleanDeviceError::InUse { path, by: why }),
+        CleanResult::Stale { why } => Err(CleanDeviceError::NotClean { path, why }),
+        CleanResult::NotBlank { found } => Err(CleanDeviceError::NotClean { path, why: found.join(", ") }),
+        CleanResult::Cancelled { .. } => {
+            Err(CleanDeviceError::NotClean { path, why: "it was told to stop".to_owned() })
+        }
+        CleanResult::Failed { error } => Err(CleanDeviceError::NotClean { path, why: error }),
+    }
+}
+
+/// Looks at the device as the agent does before it decides, and refuses what the agent would refuse.
+fn job(options: &CleanOptions) -> Result<CleanJob, CleanDeviceError> {
+    let path = options.path.clone();
+    let boot_id = Proc::default().boot_id().map_err(CleanDeviceError::Boot)?;
+    let device = match Prober::new(Host::default(), false).probe(&path, Wanted::Device, Depth::Full) {
+        Ok(device) => device,
+        Err(source) => return Err(CleanDeviceError::Device { path, source }),
+    };
+    if let Some(by) = device.in_use {
+        return Err(CleanDeviceError::InUse { path, by });
+    }
+    match &device.protection {
+        // The volume's user may have made them: on a volume in Block mode that is theirs to do.
+        None | Some(Protection::HasPartitions { .. }) => {}
+        Some(by) => return Err(CleanDeviceError::Protected { path, by: by.clone() }),
+    }
+    Ok(CleanJob {
+        id: JobId(0),
+        evidence: evidence(&device, &boot_id),
+        path,
+        permission: Permission::Release,
+        cleaning: Cleaning::ByClass,
+        cleaner: Some(options.cleaner.clone()),
+        resume_at: 0,
+    })
+}
+
+fn stop_at_a_signal(shared: Arc<Shared>, orders: Sender<Order>) -> Result<(), CleanDeviceError> {
+    let blocked = signals::block().map_err(CleanDeviceError::Signals)?;
+    let stop = move || {
+        shared.stop();
+        let _ = orders.send(Order::Cancel);
+    };
+    signals::wait(blocked, stop).map_err(CleanDeviceError::Thread)
+}
+
+/// Lines on standard output, which is the Job's log.
+struct Progress<'a> {
+    path: &'a Path,
+    begun: Instant,
+    last: Cell<Duration>,
+    estimate: RefCell<Estimate>,
+}
+
+impl Progress<'_> {
+    fn new(path: &Path) -> Progress<'_> {
+        Progress { path, begun: Instant::now(), last: Cell::default(), estimate: RefCell::default() }
+    }
+
+    fn told(&self, done: u64, total: u64) {
+        let now = self.begun.elapsed();
+        let mut estimate = self.estimate.borrow_mut();
+        estimate.saw(now, done);
+        if now - self.last.get() < TOLD_EVERY {
+            return;
+        }
+        self.last.set(now);
+        let left = estimate.seconds_left(total).map(|left| format!(", about {left} s left")).unwrap_or_default();
+        self.say(&format!("{done} of {total} bytes{left}"));
+    }
+
+    fn say(&self, line: &str) {
+        // A reader that has closed the pipe has read enough.
+        let _ = writeln!(std::io::stdout(), "{}: {line}", self.path.display());
+    }
+}

@@ -1,0 +1,785 @@
+//! Renders `manifests/charts` with values as users of the sig-storage local static provisioner have them, and holds the
+//! objects to what the original's chart makes of the same values: names, labels, the ConfigMap, mounts, classes.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+
+use crate::support::{Scratch, control_plane, kubectl_is_there, left_out};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/charts/local-static-provisioner");
+const HELM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/helm");
+/// The release; a name that holds the chart's becomes the objects' name.
+const NAME: &str = "local-static-provisioner";
+const IMAGE: &str = concat!("local-pv-provisioner:", env!("CARGO_PKG_VERSION"));
+
+/// Group, resource and verb.
+type Rights = BTreeSet<(String, String, String)>;
+
+/// What the agent may do with discovery directories: everywhere, in its namespace in Job mode, and for the start-up taint.
+const AGENT: [(&str, &str, &str); 4] = [
+    ("", "nodes", "get list watch"),
+    ("", "persistentvolumes", "get list watch create patch delete"),
+    ("storage.k8s.io", "storageclasses", "get list watch"),
+    ("", "events", "create patch"),
+];
+const AGENT_JOBS: [(&str, &str, &str); 1] = [("batch", "jobs", "get list watch create delete")];
+const AGENT_TAINT: [(&str, &str, &str); 1] = [("", "nodes", "patch")];
+const CLEANUP: [(&str, &str, &str); 4] = [
+    ("", "nodes", "get list watch"),
+    ("", "persistentvolumes", "get list watch delete"),
+    ("", "persistentvolumeclaims", "list watch patch delete"),
+    ("", "events", "create patch"),
+];
+const CLEANUP_LEASE: [(&str, &str, &str); 1] = [("coordination.k8s.io", "leases", "get create patch")];
+
+/// Values files, each for what its name says. All of them are linted and shown to a real API server.
+const VALUES: [(&str, &str); 12] = [
+    ("defaults", ""),
+    (
+        "one block class",
+        "classes: [{name: local-storage, hostDir: /mnt/disks, volumeMode: Block, storageClass: true,
+          blockCleanerCommand: [/scripts/shred.sh, '2']}]",
+    ),
+    (
+        "two classes",
+        r#"
+classes:
+- name: fast
+  hostDir: /mnt/fast
+  mountDir: /discovery/fast
+  fsType: xfs
+  namePattern: "nvme*,ssd*"
+  selector:
+  - matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [n1, n2]}]
+  allowedTopologies:
+  - matchLabelExpressions: [{key: topology.kubernetes.io/zone, values: [a]}]
+  storageClass: {reclaimPolicy: Retain, isDefaultClass: true, provisioner: example.com/local}
+- name: raw
+  hostDir: /dev/disk/kubernetes
+  volumeMode: Block
+  accessMode: ReadWriteOncePod
+  blockCleanerCommand: [/scripts/dd_zero.sh, 2]
+  storageClass: true
+- name: elsewhere
+  hostDir: /mnt/elsewhere
+"#,
+    ),
+    ("jobs", "{useJobForCleaning: true, tolerations: [{key: dedicated, operator: Exists}]}"),
+    (
+        "labels and owners",
+        "{setPVOwnerRef: true, useNodeNameOnly: true, minResyncPeriod: 1h0m0s,
+          nodeLabels: [topology.kubernetes.io/zone, 'on'], labelsForPV: {owner: storage-team, ssd: 'yes', bay: 7}}",
+    ),
+    (
+        "pods",
+        r#"
+image: registry.example.com/storage/lpp:1
+imagePullPolicy: Always
+imagePullSecrets: [{name: one}, two]
+podAnnotations: {a.example.com/x: "1"}
+podLabels: {team: storage, app.kubernetes.io/name: not-this}
+priorityClassName: system-node-critical
+kubeConfigEnv: /etc/k/config
+nodeSelector: {disks: local}
+tolerations: [{key: node-role.kubernetes.io/control-plane, effect: NoSchedule}]
+affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms: [
+  {matchExpressions: [{key: pool, operator: In, values: [localssd]}]}]}}}
+additionalArgs: [--stderrthreshold=INFO, --v=2]
+resources: {limits: {cpu: 100m, memory: 200Mi}, requests: {cpu: 50m, memory: 100Mi}}
+securityContext: {readOnlyRootFilesystem: false}
+hostPID: false
+mountDevVolume: false
+stateDir: /srv/ledger
+updateStrategy: {rollingUpdate: {maxUnavailable: 25%}}
+livenessProbe: {tcpSocket: {port: metrics}, initialDelaySeconds: 10, periodSeconds: 60}
+readinessProbe: {initialDelaySeconds: 3}
+startupProbe: {httpGet: {path: /healthz, port: metrics}}
+initContainers: [{name: format, image: "alpine:3", volumeMounts: [{name: signal, mountPath: /etc/signal}]}]
+additionalVolumes: [{name: signal, emptyDir: {}}, {name: kube, configMap: {name: kube}}]
+additionalVolumeMounts: [{name: signal, mountPath: /etc/signal, readOnly: true}, {name: kube, mountPath: /etc/k}]
+"#,
+    ),
+    (
+        // As those have them who began with a copy of the original's whole file.
+        "every default of the original",
+        r#"
+nameOverride: ""
+fullnameOverride: ""
+rbac: {create: true, extraRules: []}
+serviceAccount: {create: true, name: ""}
+setPVOwnerRef: false
+useJobForCleaning: false
+useNodeNameOnly: false
+minResyncPeriod:
+labelsForPV:
+nodeLabels:
+additionalVolumes: []
+additionalVolumeMounts: []
+mountDevVolume: true
+enableWindows: false
+classes:
+- {name: fast-disks, hostDir: /mnt/fast-disks, volumeMode: Filesystem, accessMode: ReadWriteOnce, fsType: ext4, namePattern: "*",
+   blockCleanerCommand: [/scripts/shred.sh, "2"], allowedTopologies: null, selector: null, storageClass: false}
+podAnnotations: {}
+podLabels:
+image: "registry.example.com/lpp:{{ .Chart.AppVersion }}"
+imagePullPolicy:
+imagePullSecrets: []
+priorityClassName:
+kubeConfigEnv:
+nodeSelector:
+nodeSelectorWindows: {}
+tolerations: []
+additionalArgs:
+removeNodeNotReadyTaint: false
+provisionerNotReadyNodeTaintKey: sig-storage-local-static-provisioner/agent-not-ready
+affinity: {}
+resources:
+securityContext:
+privileged: true
+hostPID: false
+livenessProbe: {failureThreshold: 3, initialDelaySeconds: 10, periodSeconds: 60, tcpSocket: {port: metrics}, timeoutSeconds: 5}
+readinessProbe: {}
+startupProbe: {}
+initContainers: []
+updateStrategy: {type: RollingUpdate, rollingUpdate: {maxUnavailable: 1}}
+serviceMonitor: {enabled: false, interval: 10s, namespace: null, additionalLabels: {}, relabelings: []}
+"#,
+    ),
+    ("no probes", "{livenessProbe: null, readinessProbe: null}"),
+    ("no rights", "{rbac: {create: false}, serviceAccount: {create: false, name: mine}}"),
+    (
+        "taint",
+        "{removeNodeNotReadyTaint: true, provisionerNotReadyNodeTaintKey: example.com/not-ready,
+          rbac: {extraRules: [{apiGroups: [example.com], resources: [disks], verbs: [get]}]}}",
+    ),
+    (
+        "monitors",
+        "{serviceMonitor: {enabled: true, namespace: monitoring, interval: 30s, additionalLabels: {release: prometheus},
+          relabelings: [{sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: nodename}]},
+          podMonitor: {enabled: true}}",
+    ),
+    (
+        "node cleanup",
+        "{nodeCleanupController: {enabled: true, replicas: 2, storageClassNames: [fast, raw], pvcDeletionDelay: 5m,
+          resources: {limits: {memory: 64Mi}}, tolerations: [{operator: Exists}], podLabels: {team: storage}}}",
+    ),
+];
+
+/// Whether there is a Helm; said where it cannot be built.
+fn helm_is_there() -> bool {
+    static THERE: OnceLock<bool> = OnceLock::new();
+    let there = *THERE.get_or_init(|| Command::new(HELM).arg("build").status().is_ok_and(|status| status.success()));
+    if !there {
+        left_out("tests of the chart", "scripts/helm cannot build Helm");
+    }
+    there
+}
+
+fn helm(arguments: &[&str], values: &str) -> Output {
+    let scratch = Scratch::new("chart");
+    std::fs::write(scratch.path("values.yaml"), values).unwrap();
+    let mut command = Command::new(HELM);
+    command.args(arguments).arg("-f").arg(scratch.path("values.yaml")).env_remove("KUBECONFIG").output().unwrap()
+}
+
+fn values(name: &str) -> &'static str {
+    VALUES.iter().find(|(each, _)| *each == name).unwrap().1
+}
+
+fn rendered(name: &str) -> String {
+    let output = helm(&["template", NAME, CHART], values(name));
+    assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The objects by kind and name.
+struct Objects(BTreeMap<(String, String), Value>);
+
+impl Objects {
+    fn parse(text: &str) -> Objects {
+        let mut objects = BTreeMap::new();
+        for object in serde_saphyr::from_multiple::<Value>(text).unwrap() {
+            let part = |value: &Value| value.as_str().unwrap().to_owned();
+            let key = (part(&object["kind"]), part(&object["metadata"]["name"]));
+            assert!(objects.insert(key.clone(), object).is_none(), "twice: {key:?}");
+        }
+        Objects(objects)
+    }
+
+    fn of(name: &str) -> Objects {
+        Objects::parse(&rendered(name))
+    }
+
+    fn get(&self, kind: &str, name: &str) -> &Value {
+        self.0
+            .get(&(kind.to_owned(), name.to_owned()))
+            .unwrap_or_else(|| panic!("no {kind} {name} in {:?}", self.0.keys()))
+    }
+
+    fn pod(&self) -> &Value {
+        &self.get("DaemonSet", NAME)["spec"]["template"]["spec"]
+    }
+
+    fn container(&self) -> &Value {
+        &self.pod()["containers"][0]
+    }
+
+    /// The keys of the config directory, each file read as the YAML that it is.
+    fn config(&self) -> BTreeMap<String, Value> {
+        let data = self.get("ConfigMap", "local-static-provisioner-config")["data"].as_object().unwrap();
+        data.iter().map(|(key, text)| (key.clone(), serde_saphyr::from_str(text.as_str().unwrap()).unwrap())).collect()
+    }
+
+    fn rights(&self, kind: &str, name: &str) -> Rights {
+        let mut rights = Rights::new();
+        for rule in self.get(kind, name)["rules"].as_array().unwrap() {
+            let words = |key: &str| strings(&rule[key]);
+            for (group, resource) in
+                words("apiGroups").iter().flat_map(|group| words("resources").into_iter().map(move |r| (group, r)))
+            {
+                for verb in words("verbs") {
+                    assert!(rights.insert((group.clone(), resource.clone(), verb)), "granted twice: {rule}");
+                }
+            }
+        }
+        rights
+    }
+}
+
+fn strings(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().map(|item| item.as_str().unwrap().to_owned()).collect()
+}
+
+fn rights(of: &[&[(&str, &str, &str)]]) -> Rights {
+    let each = |(group, resource, verbs): &(&str, &str, &str)| {
+        verbs.split(' ').map(|verb| ((*group).to_owned(), (*resource).to_owned(), verb.to_owned())).collect::<Vec<_>>()
+    };
+    of.iter().copied().flatten().flat_map(each).collect()
+}
+
+fn named<'a>(list: &'a Value, name: &str) -> &'a Value {
+    list.as_array().unwrap().iter().find(|item| item["name"] == name).unwrap_or_else(|| panic!("no {name} in {list}"))
+}
+
+fn labels() -> Value {
+    json!({
+        "helm.sh/chart": format!("local-static-provisioner-{}", env!("CARGO_PKG_VERSION")),
+        "app.kubernetes.io/name": NAME,
+        "app.kubernetes.io/managed-by": "Helm",
+        "app.kubernetes.io/instance": NAME,
+    })
+}
+
+/// Against the original's published objects for such values. What is added or differs has its reason beside it.
+#[test]
+fn the_objects_are_the_originals_with_our_image_and_our_additions() {
+    if !helm_is_there() {
+        return;
+    }
+    let objects = Objects::of("one block class");
+    let metadata = |name: &str| json!({"name": name, "namespace": "default", "labels": labels()});
+    let of_cluster = |name: &str| json!({"name": name, "labels": labels()});
+    let account = json!([{"kind": "ServiceAccount", "name": NAME, "namespace": "default"}]);
+    let selector = json!({"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": NAME});
+    let want = [
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(NAME)}),
+        json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": of_cluster("local-storage"),
+            "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer",
+            "reclaimPolicy": "Delete",
+        }),
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": of_cluster("local-static-provisioner-node-binding"), "subjects": account,
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                "name": "local-static-provisioner-node-clusterrole"},
+        }),
+        json!({
+            "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata(NAME),
+            "spec": {
+                "selector": {"matchLabels": selector},
+                "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
+                "template": {
+                    // The original's checksum/config, which restarts the pods for every change, is not needed.
+                    "metadata": {"labels": selector},
+                    "spec": {
+                        "serviceAccountName": NAME,
+                        "nodeSelector": {"kubernetes.io/os": "linux"},
+                        // To see what is mounted on the host.
+                        "hostPID": true,
+                        "terminationGracePeriodSeconds": 10,
+                        "containers": [{
+                            "name": "provisioner",
+                            "image": IMAGE,
+                            "securityContext": {"privileged": true, "readOnlyRootFilesystem": true, "runAsUser": 0,
+                                "seccompProfile": {"type": "RuntimeDefault"}},
+                            "env": [
+                                {"name": "MY_NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+                                {"name": "MY_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+                                {"name": "JOB_CONTAINER_IMAGE", "value": IMAGE},
+                            ],
+                            // The original's only asks whether the port is open, and has no readiness probe.
+                            "livenessProbe": {"httpGet": {"path": "/healthz", "port": "metrics"}, "periodSeconds": 20,
+                                "timeoutSeconds": 5, "failureThreshold": 3},
+                            "readinessProbe": {"httpGet": {"path": "/ready", "port": "metrics"}, "periodSeconds": 5,
+                                "timeoutSeconds": 5},
+                            "ports": [{"name": "metrics", "containerPort": 8080}],
+                            "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}},
+                            "terminationMessagePath": "/termination-log",
+                            "volumeMounts": [
+                                {"name": "provisioner-config", "mountPath": "/etc/provisioner/config", "readOnly": true},
+                                {"name": "provisioner-dev", "mountPath": "/dev", "readOnly": true},
+                                {"name": "provisioner-state", "mountPath": "/var/lib/local-pv-provisioner"},
+                                {"name": "local-storage", "mountPath": "/mnt/disks",
+                                    "mountPropagation": "HostToContainer"},
+                            ],
+                        }],
+                        "volumes": [
+                            {"name": "provisioner-config", "configMap": {"name": "local-static-provisioner-config"}},
+                            {"name": "provisioner-dev", "hostPath": {"path": "/dev"}},
+                            {"name": "provisioner-state", "hostPath":
+                                {"path": "/var/lib/local-pv-provisioner", "type": "DirectoryOrCreate"}},
+                            {"name": "local-storage", "hostPath": {"path": "/mnt/disks"}},
+                        ],
+                    },
+                },
+            },
+        }),
+    ];
+    for object in &want {
+        assert_eq!(objects.get(object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap()), object);
+    }
+    let config = objects.get("ConfigMap", "local-static-provisioner-config");
+    assert_eq!(config["metadata"], metadata("local-static-provisioner-config"));
+    let role = objects.get("ClusterRole", "local-static-provisioner-node-clusterrole");
+    assert_eq!(role["metadata"], of_cluster("local-static-provisioner-node-clusterrole"));
+    assert_eq!(objects.0.len(), want.len() + 2, "{:?}", objects.0.keys());
+}
+
+#[test]
+fn the_config_map_speaks_the_originals_dialect() {
+    if !helm_is_there() {
+        return;
+    }
+    // A key that is at its default is not written, as in the original.
+    let default = json!({
+        "hostDir": "/mnt/fast-disks", "mountDir": "/mnt/fast-disks", "volumeMode": "Filesystem", "accessMode": "ReadWriteOnce",
+        "fsType": "ext4", "namePattern": "*", "blockCleanerCommand": ["/scripts/shred.sh", "2"],
+    });
+    let of = |pairs: Value| -> BTreeMap<String, Value> { serde_json::from_value(pairs).unwrap() };
+    assert_eq!(Objects::of("defaults").config(), of(json!({"storageClassMap": {"fast-disks": default}})));
+    assert_eq!(
+        Objects::of("two classes").config(),
+        of(json!({"storageClassMap": {
+            "fast": {"hostDir": "/mnt/fast", "mountDir": "/discovery/fast", "fsType": "xfs", "namePattern": "nvme*,ssd*",
+                "selector": [{"matchExpressions":
+                    [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1", "n2"]}]}]},
+            // A number among the words of a command is a word.
+            "raw": {"hostDir": "/dev/disk/kubernetes", "mountDir": "/dev/disk/kubernetes", "volumeMode": "Block",
+                "accessMode": "ReadWriteOncePod", "blockCleanerCommand": ["/scripts/dd_zero.sh", "2"]},
+            "elsewhere": {"hostDir": "/mnt/elsewhere", "mountDir": "/mnt/elsewhere"},
+        }}))
+    );
+    let jobs = Objects::of("jobs");
+    // The original's own word for true; YAML 1.1 has many.
+    assert_eq!(jobs.get("ConfigMap", "local-static-provisioner-config")["data"]["useJobForCleaning"], "yes");
+    assert_eq!(jobs.config()["jobTolerations"], json!([{"key": "dedicated", "operator": "Exists"}]));
+    let labels = Objects::of("labels and owners");
+    let text = &labels.get("ConfigMap", "local-static-provisioner-config")["data"];
+    assert_eq!((&text["setPVOwnerRef"], &text["useNodeNameOnly"]), (&json!("true"), &json!("true")));
+    assert_eq!(text["minResyncPeriod"], "1h0m0s");
+    // Words that YAML 1.1 would read as something else are quoted.
+    assert_eq!(text["nodeLabelsForPV"], "- topology.kubernetes.io/zone\n- \"on\"\n");
+    assert_eq!(text["labelsForPV"], "bay: \"7\"\nowner: storage-team\nssd: \"yes\"\n");
+    let taint = Objects::of("taint");
+    let text = &taint.get("ConfigMap", "local-static-provisioner-config")["data"];
+    assert_eq!(text["removeNodeNotReadyTaint"], "true");
+    assert_eq!(text["provisionerNotReadyNodeTaintKey"], "example.com/not-ready");
+}
+
+#[test]
+fn every_class_is_mounted_with_propagation_and_has_its_storage_class_if_asked_for() {
+    if !helm_is_there() {
+        return;
+    }
+    let objects = Objects::of("two classes");
+    for (name, host, inside) in [
+        ("fast", "/mnt/fast", "/discovery/fast"),
+        ("raw", "/dev/disk/kubernetes", "/dev/disk/kubernetes"),
+        ("elsewhere", "/mnt/elsewhere", "/mnt/elsewhere"),
+    ] {
+        assert_eq!(named(&objects.pod()["volumes"], name)["hostPath"], json!({"path": host}));
+        let mount = json!({"name": name, "mountPath": inside, "mountPropagation": "HostToContainer"});
+        assert_eq!(*named(&objects.container()["volumeMounts"], name), mount);
+    }
+    let fast = objects.get("StorageClass", "fast");
+    assert_eq!(fast["metadata"]["annotations"], json!({"storageclass.kubernetes.io/is-default-class": "true"}));
+    assert_eq!((&fast["reclaimPolicy"], &fast["provisioner"]), (&json!("Retain"), &json!("example.com/local")));
+    assert_eq!(fast["volumeBindingMode"], "WaitForFirstConsumer");
+    assert_eq!(fast["allowedTopologies"][0]["matchLabelExpressions"][0]["values"], json!(["a"]));
+    let raw = objects.get("StorageClass", "raw");
+    assert_eq!((&raw["reclaimPolicy"], &raw["metadata"]["annotations"]), (&json!("Delete"), &Value::Null));
+    assert_eq!(objects.0.keys().filter(|(kind, _)| kind == "StorageClass").count(), 2);
+}
+
+#[test]
+fn the_roles_of_the_chart_grant_what_its_settings_need_and_nothing_else() {
+    if !helm_is_there() {
+        return;
+    }
+    let agent = "local-static-provisioner-node-clusterrole";
+    let roles = |objects: &Objects| objects.0.keys().filter(|(kind, _)| kind.contains("Role")).count();
+    let defaults = Objects::of("defaults");
+    assert_eq!(defaults.rights("ClusterRole", agent), rights(&[&AGENT]));
+    assert_eq!(roles(&defaults), 2);
+    let jobs = Objects::of("jobs");
+    assert_eq!(jobs.rights("ClusterRole", agent), rights(&[&AGENT]));
+    assert_eq!(jobs.rights("Role", "local-static-provisioner-jobs-role"), rights(&[&AGENT_JOBS]));
+    let binding = jobs.get("RoleBinding", "local-static-provisioner-jobs-rolebinding");
+    assert_eq!(binding["roleRef"]["name"], "local-static-provisioner-jobs-role");
+    assert_eq!(binding["subjects"], json!([{"kind": "ServiceAccount", "name": NAME, "namespace": "default"}]));
+    let extra = [("example.com", "disks", "get")];
+    assert_eq!(Objects::of("taint").rights("ClusterRole", agent), rights(&[&AGENT, &AGENT_TAINT, &extra]));
+    let none = Objects::of("no rights");
+    assert_eq!(roles(&none), 0);
+    assert!(none.0.keys().all(|(kind, _)| kind != "ServiceAccount"));
+    assert_eq!(none.pod()["serviceAccountName"], "mine");
+}
+
+#[test]
+fn the_values_for_pods_go_where_the_original_puts_them() {
+    if !helm_is_there() {
+        return;
+    }
+    let objects = Objects::of("pods");
+    let template = &objects.get("DaemonSet", NAME)["spec"]["template"];
+    assert_eq!(template["metadata"]["annotations"], json!({"a.example.com/x": "1"}));
+    // The selector's labels cannot be changed, or the API server would refuse the DaemonSet.
+    let selector = &objects.get("DaemonSet", NAME)["spec"]["selector"]["matchLabels"];
+    assert_eq!(template["metadata"]["labels"]["team"], "storage");
+    assert_eq!(template["metadata"]["labels"]["app.kubernetes.io/name"], selector["app.kubernetes.io/name"]);
+    let pod = objects.pod();
+    assert_eq!(pod["imagePullSecrets"], json!([{"name": "one"}, {"name": "two"}]));
+    assert_eq!(pod["priorityClassName"], "system-node-critical");
+    assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux", "disks": "local"}));
+    assert_eq!(pod["tolerations"], json!([{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]));
+    let term =
+        &pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"][0];
+    assert_eq!(term["matchExpressions"][0]["values"], json!(["localssd"]));
+    assert_eq!(pod["hostPID"], false);
+    assert_eq!(pod["initContainers"][0]["name"], "format");
+    assert_eq!(named(&pod["volumes"], "signal")["emptyDir"], json!({}));
+    assert_eq!(named(&pod["volumes"], "provisioner-state")["hostPath"]["path"], "/srv/ledger");
+    let container = objects.container();
+    let image = "registry.example.com/storage/lpp:1";
+    assert_eq!((&container["image"], &container["imagePullPolicy"]), (&json!(image), &json!("Always")));
+    assert_eq!(container["args"], json!(["--stderrthreshold=INFO", "--v=2"]));
+    assert_eq!(named(&container["env"], "KUBECONFIG")["value"], "/etc/k/config");
+    assert_eq!(named(&container["env"], "JOB_CONTAINER_IMAGE")["value"], image);
+    assert_eq!(container["resources"]["limits"], json!({"cpu": "100m", "memory": "200Mi"}));
+    assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], false);
+    assert_eq!(container["securityContext"]["privileged"], true);
+    assert_eq!(named(&container["volumeMounts"], "signal")["readOnly"], true);
+    assert!(container["volumeMounts"].as_array().unwrap().iter().all(|mount| mount["mountPath"] != "/dev"));
+    // A part of a map is laid over the defaults.
+    let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%"}});
+    assert_eq!(objects.get("DaemonSet", NAME)["spec"]["updateStrategy"], strategy);
+    // Two handlers in one probe would be refused.
+    let liveness = json!({"tcpSocket": {"port": "metrics"}, "initialDelaySeconds": 10, "periodSeconds": 60,
+        "timeoutSeconds": 5, "failureThreshold": 3});
+    assert_eq!(container["livenessProbe"], liveness);
+    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/ready");
+    assert_eq!(container["readinessProbe"]["initialDelaySeconds"], 3);
+    assert_eq!(container["startupProbe"]["httpGet"]["path"], "/healthz");
+    let copied = Objects::of("every default of the original");
+    assert_eq!(copied.container()["livenessProbe"], liveness);
+    assert_eq!(copied.container()["image"], concat!("registry.example.com/lpp:", env!("CARGO_PKG_VERSION")));
+    let bare = Objects::of("no probes");
+    assert_eq!((&bare.container()["livenessProbe"], &bare.container()["readinessProbe"]), (&Value::Null, &Value::Null));
+    let taint = json!([{"key": "example.com/not-ready", "operator": "Exists"}]);
+    assert_eq!(Objects::of("taint").pod()["tolerations"], taint);
+}
+
+#[test]
+fn prometheus_finds_the_pods_of_the_daemon_set_and_no_others() {
+    if !helm_is_there() {
+        return;
+    }
+    let objects = Objects::of("monitors");
+    let selector = json!({"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": NAME});
+    let service = &objects.get("Service", NAME)["spec"];
+    assert_eq!(service["ports"], json!([{"name": "metrics", "port": 8080, "targetPort": 8080}]));
+    assert_eq!((&service["selector"], &service["type"]), (&selector, &json!("ClusterIP")));
+    let monitor = objects.get("ServiceMonitor", NAME);
+    assert_eq!(monitor["metadata"]["namespace"], "monitoring");
+    assert_eq!(monitor["metadata"]["labels"]["release"], "prometheus");
+    let endpoint = json!({"port": "metrics", "interval": "30s", "scheme": "http", "relabelings":
+        [{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "nodename"}]});
+    let spec = json!({"jobLabel": "app.kubernetes.io/name", "endpoints": [endpoint],
+        "namespaceSelector": {"matchNames": ["default"]}, "selector": {"matchLabels": selector}});
+    assert_eq!(monitor["spec"], spec);
+    let pods = &objects.get("PodMonitor", NAME)["spec"];
+    assert_eq!(pods["podMetricsEndpoints"], json!([{"port": "metrics", "interval": "10s", "scheme": "http"}]));
+    assert_eq!(pods["selector"]["matchLabels"], selector);
+    let cleanup = Objects::of("node cleanup");
+    let labels = &cleanup.get("Deployment", "local-static-provisioner-node-cleanup-controller")["spec"]["selector"];
+    assert_ne!(labels["matchLabels"], selector);
+}
+
+#[test]
+fn node_cleanup_is_our_program_with_its_values_as_flags_and_its_own_rights() {
+    if !helm_is_there() {
+        return;
+    }
+    let name = "local-static-provisioner-node-cleanup-controller";
+    assert!(Objects::of("defaults").0.keys().all(|(kind, _)| kind != "Deployment"));
+    let objects = Objects::of("node cleanup");
+    let deployment = &objects.get("Deployment", name)["spec"];
+    assert_eq!(deployment["replicas"], 2);
+    let pod = &deployment["template"]["spec"];
+    assert_eq!(pod["serviceAccountName"], name);
+    assert_eq!(pod["tolerations"], json!([{"operator": "Exists"}]));
+    let container = &pod["containers"][0];
+    assert_eq!(container["image"], IMAGE);
+    assert_eq!(
+        strings(&container["args"]),
+        [
+            "node-cleanup",
+            "--storageclass-names=fast,raw",
+            "--pvc-deletion-delay=5m",
+            "--stale-pv-discovery-interval=10s",
+            "--resync=10m",
+            "--worker-threads=10",
+            "--listen-address=:8080",
+            "--metrics-path=/metrics",
+            "--leader-elect-resource-name=local-static-provisioner-node-cleanup-controller",
+        ]
+    );
+    assert_eq!(container["resources"], json!({"limits": {"memory": "64Mi"}}));
+    assert_eq!(container["securityContext"]["runAsNonRoot"], true);
+    assert_eq!(objects.rights("ClusterRole", name), rights(&[&CLEANUP]));
+    assert_eq!(objects.rights("Role", name), rights(&[&CLEANUP_LEASE]));
+    for kind in ["ClusterRoleBinding", "RoleBinding"] {
+        let subject = json!([{"kind": "ServiceAccount", "name": name, "namespace": "default"}]);
+        assert_eq!(objects.get(kind, name)["subjects"], subject);
+    }
+}
+
+#[test]
+fn values_that_would_not_do_what_they_say_are_refused_with_the_next_step() {
+    if !helm_is_there() {
+        return;
+    }
+    for (values, words) in [
+        ("enableWindows: true", "does not run on Windows; set it to false"),
+        (
+            "image: registry.k8s.io/sig-storage/local-volume-provisioner:v2.9.0",
+            "is the original's program; set it to your image",
+        ),
+        (
+            "{nodeCleanupController: {enabled: true, image: 'registry.k8s.io/sig-storage/local-volume-node-cleanup:v2.9.0'}}",
+            "is the original's program",
+        ),
+        ("classes: [{name: fast}]", "classes: fast has no hostDir"),
+        ("classes: [{hostDir: /mnt/fast}]", "classes: an entry has no name"),
+    ] {
+        let output = helm(&["template", NAME, CHART], values);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{values}: {said}");
+    }
+}
+
+#[test]
+fn names_follow_the_release_and_its_overrides_and_unknown_values_do_no_harm() {
+    if !helm_is_there() {
+        return;
+    }
+    // Before 2.0 the original had its values in these maps; it ignores them since, and so do we.
+    let old = "{common: {useNodeNameOnly: true}, daemonset: {image: old}}";
+    for (release, values, name, label) in [
+        ("disks", old, "disks-local-static-provisioner", NAME),
+        ("disks", "{nameOverride: provisioner}", "disks-provisioner", "provisioner"),
+        ("disks", "{fullnameOverride: local-disks}", "local-disks", NAME),
+        // A name that YAML would take for a number.
+        ("7", "{serviceMonitor: {enabled: true}}", "7-local-static-provisioner", NAME),
+    ] {
+        let output = helm(&["template", release, CHART, "--namespace", "storage"], values);
+        assert!(output.status.success(), "{values}: {}", String::from_utf8_lossy(&output.stderr));
+        let objects = Objects::parse(&String::from_utf8(output.stdout).unwrap());
+        let daemon_set = objects.get("DaemonSet", name);
+        assert_eq!(daemon_set["metadata"]["namespace"], "storage");
+        let selector = json!({"app.kubernetes.io/name": label, "app.kubernetes.io/instance": release});
+        assert_eq!(daemon_set["spec"]["selector"]["matchLabels"], selector);
+        let config = objects.get("ConfigMap", &format!("{name}-config"));
+        assert_eq!(config["data"].as_object().unwrap().keys().collect::<Vec<_>>(), ["storageClassMap"]);
+        objects.get("ClusterRole", &format!("{name}-node-clusterrole"));
+        objects.get("ClusterRoleBinding", &format!("{name}-node-binding"));
+        objects.get("ServiceAccount", name);
+    }
+}
+
+#[test]
+fn the_chart_has_the_programs_version_and_no_complaint_of_lint_for_any_values() {
+    let text = std::fs::read_to_string(format!("{CHART}/Chart.yaml")).unwrap();
+    let chart: Value = serde_saphyr::from_str(&text).unwrap();
+    assert_eq!(chart["name"], NAME);
+    assert_eq!((&chart["version"], &chart["appVersion"]), (&json!(env!("CARGO_PKG_VERSION")), &chart["version"]));
+    if !helm_is_there() {
+        return;
+    }
+    for (name, values) in VALUES {
+        let output = helm(&["lint", "--strict", CHART], values);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+/// Every value of the original's chart, so that none is forgotten: what is not set is shown as a comment.
+#[test]
+fn values_yaml_has_every_value_of_the_original() {
+    let text = std::fs::read_to_string(format!("{CHART}/values.yaml")).unwrap();
+    let shown: BTreeSet<&str> = text
+        .lines()
+        .filter_map(|line| Some(line.trim_start_matches([' ', '#', '-']).split_once(':')?.0))
+        .filter(|key| !key.contains(' '))
+        .collect();
+    let known = "nameOverride fullnameOverride rbac create extraRules serviceAccount name setPVOwnerRef useJobForCleaning \
+        useNodeNameOnly minResyncPeriod additionalVolumes additionalVolumeMounts mountDevVolume labelsForPV nodeLabels \
+        enableWindows classes hostDir mountDir volumeMode accessMode fsType namePattern selector allowedTopologies \
+        blockCleanerCommand storageClass reclaimPolicy isDefaultClass provisioner podAnnotations podLabels image \
+        imagePullPolicy imagePullSecrets priorityClassName kubeConfigEnv nodeSelector nodeSelectorWindows tolerations \
+        removeNodeNotReadyTaint provisionerNotReadyNodeTaintKey affinity resources securityContext privileged hostPID \
+        livenessProbe readinessProbe startupProbe initContainers updateStrategy serviceMonitor enabled interval namespace \
+        additionalLabels relabelings additionalArgs nodeCleanupController replicas storageClassNames pvcDeletionDelay \
+        stalePVDiscoveryInterval resync workerThreads listenAddress metricsPath";
+    let missing: Vec<&str> = known.split_whitespace().filter(|key| !shown.contains(key)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+fn kubectl(arguments: &[&str], input: &str) -> Output {
+    use std::io::Write;
+    let mut command = Command::new("kubectl");
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn a_real_api_server_accepts_what_the_chart_makes_of_any_values() {
+    if !kubectl_is_there() || !helm_is_there() {
+        return;
+    }
+    let Some(plane) = control_plane() else { return };
+    let config = format!("--kubeconfig={}", plane.kubeconfig.display());
+    for (name, _) in VALUES {
+        let text = rendered(name);
+        // The Prometheus operator's kinds are not known to a bare cluster.
+        let known: Vec<&str> =
+            text.split("\n---\n").filter(|object| !object.contains("monitoring.coreos.com")).collect();
+        let output =
+            kubectl(&[&config, "apply", "--dry-run=server", "--validate=strict", "-f", "-"], &known.join("\n---\n"));
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let arguments = ["install", NAME, CHART, "--dry-run=server", "--kubeconfig"];
+    let notes = |values: &str| {
+        let output = helm(&[&arguments[..], &[plane.kubeconfig.to_str().unwrap()]].concat(), values);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().split_once("NOTES:").unwrap().1.to_owned()
+    };
+    assert!(notes("").contains("/mnt/fast-disks (StorageClass fast-disks)") && !notes("").contains("WARNING"));
+    assert!(notes("{hostPID: false, mountDevVolume: false}").matches("WARNING").count() == 2);
+}
+
+/// What cannot be changed in a DaemonSet, a StorageClass or a binding is as the original left it.
+#[test]
+fn a_release_of_the_original_is_upgraded_in_place_and_can_be_rolled_back() {
+    if !kubectl_is_there() || !helm_is_there() {
+        return;
+    }
+    let Some(plane) = control_plane() else { return };
+    let release = "upgraded-local-static-provisioner";
+    let classes = "classes: [{name: upgraded, hostDir: /mnt/upgraded, storageClass: true}]";
+    let selector = json!({"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": release});
+    let role = format!("{release}-node-clusterrole");
+    let originals = [
+        json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "upgraded"},
+            "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer",
+            "reclaimPolicy": "Delete"}),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": format!("{release}-node-binding")},
+            "subjects": [{"kind": "ServiceAccount", "name": release, "namespace": "default"}],
+            "roleRef": {"kind": "ClusterRole", "name": role, "apiGroup": "rbac.authorization.k8s.io"}}),
+        json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": release}, "spec": {
+            "selector": {"matchLabels": selector},
+            "template": {"metadata": {"labels": selector}, "spec": {
+                "nodeSelector": {"kubernetes.io/os": "linux"},
+                "containers": [{"name": "provisioner", "image": "the-original:v2.9.0"}]}}}}),
+    ];
+    let scratch = Scratch::new("original");
+    std::fs::create_dir(scratch.path("templates")).unwrap();
+    std::fs::write(scratch.path("Chart.yaml"), format!("{{apiVersion: v2, name: {NAME}, version: 2.9.0}}")).unwrap();
+    let text: Vec<String> = originals.iter().map(Value::to_string).collect();
+    std::fs::write(scratch.path("templates/all.yaml"), text.join("\n---\n")).unwrap();
+    let config = format!("--kubeconfig={}", plane.kubeconfig.display());
+    let well = |output: Output| assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let shown = |path: &str| {
+        let output = kubectl(&[&config, "get", "daemonset", release, "-o", &format!("jsonpath={{{path}}}")], "");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let image = ".spec.template.spec.containers[0].image";
+    well(helm(&["install", release, scratch.0.to_str().unwrap(), &config], classes));
+    let uid = shown(".metadata.uid");
+    assert_eq!((uid.is_empty(), shown(image)), (false, "the-original:v2.9.0".to_owned()));
+    well(helm(&["upgrade", release, CHART, &config], classes));
+    assert_eq!((shown(".metadata.uid"), shown(image)), (uid.clone(), IMAGE.to_owned()));
+    well(Command::new(HELM).args(["rollback", release, "1", &config]).output().unwrap());
+    assert_eq!((shown(".metadata.uid"), shown(image)), (uid, "the-original:v2.9.0".to_owned()));
+    well(Command::new(HELM).args(["uninstall", release, &config]).output().unwrap());
+}
+
+#[test]
+fn the_component_adds_discovery_directories_to_the_raw_devices() {
+    if !kubectl_is_there() {
+        return;
+    }
+    // kustomize takes relative paths only.
+    let scratch = Scratch::new("overlay");
+    let up = "../".repeat(scratch.0.canonicalize().unwrap().components().count() - 1);
+    let manifests = format!("{up}{}/manifests", env!("CARGO_MANIFEST_DIR").trim_start_matches('/'));
+    let overlay = format!("resources: [{manifests}]\ncomponents: [{manifests}/components/discovery-dir]\n");
+    std::fs::write(scratch.path("kustomization.yaml"), overlay).unwrap();
+    let output = kubectl(&["kustomize", scratch.0.to_str().unwrap()], "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let objects = Objects::parse(&text);
+    let name = "local-pv-provisioner";
+    assert!(objects.rights("ClusterRole", name).is_superset(&rights(&[&AGENT])));
+    let pod = &objects.get("DaemonSet", name)["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(named(&container["env"], "LP_SOURCES")["value"], "raw-device,discovery-dir");
+    assert_eq!(named(&container["env"], "LP_NODE_NAME")["valueFrom"]["fieldRef"]["fieldPath"], "spec.nodeName");
+    let config = named(&pod["volumes"], "discovery-dirs")["configMap"]["name"].as_str().unwrap();
+    assert_eq!(named(&container["volumeMounts"], "discovery-dirs")["mountPath"], "/etc/provisioner/config");
+    let data = &objects.get("ConfigMap", config)["data"];
+    let classes: BTreeMap<String, Value> = serde_saphyr::from_str(data["storageClassMap"].as_str().unwrap()).unwrap();
+    assert!(!classes.is_empty());
+    for (class, settings) in classes {
+        assert_eq!(objects.get("StorageClass", &class)["volumeBindingMode"], "WaitForFirstConsumer");
+        assert_eq!(named(&pod["volumes"], &class)["hostPath"]["path"], settings["hostDir"]);
+        let mount = named(&container["volumeMounts"], &class);
+        assert_eq!(
+            (&mount["mountPath"], &mount["mountPropagation"]),
+            (&settings["mountDir"], &json!("HostToContainer"))
+        );
+    }
+    let Some(plane) = control_plane() else { return };
+    let config = format!("--kubeconfig={}", plane.kubeconfig.display());
+    let namespace = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/namespace.yaml");
+    let made = kubectl(&[&config, "apply", "-f", namespace], "");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let output = kubectl(&[&config, "apply", "--dry-run=server", "--validate=strict", "-f", "-"], &text);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
