@@ -525,7 +525,7 @@ fn a_forged_volume_is_left_alone() {
     forge(|pv| pv.metadata.name = "local-pv-1".to_owned());
     forge(|pv| pv.spec.storage_class_name = "slow".to_owned());
     forge(|pv| {
-        let _ = pv.metadata.annotations.insert(names::PROVISIONED_BY_ANNOTATION.to_owned(), "me".to_owned());
+        pv.metadata.annotations.insert(names::PROVISIONED_BY_ANNOTATION.to_owned(), "me".to_owned());
     });
 }
 
