@@ -4,7 +4,7 @@
 use super::plan::{Action, ProgressReport, Word};
 use super::snapshot::{BackoffKey, Job, JobStage};
 use super::{Ctx, discovery};
-use crate::kube::objects::PersistentVolume;
+use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::{CleanJob, CleanResult, Cleaning, JobId, Permission};
 use crate::model::discovery::Cleaner;
 use crate::model::memory::{self, Entry, Outcome, Progress, State};
@@ -157,8 +157,11 @@ fn verdict(entry: &Entry, answers: &[Option<Box<PersistentVolume>>]) -> Result<(
         if pv.metadata.uid != recorded.uid {
             return Err(format!("PersistentVolume {} is another object now", pv.metadata.name));
         }
+        if pv.status.phase != Phase::Released {
+            return Err(format!("PersistentVolume {} is not Released any more", pv.metadata.name));
+        }
         if !discovery::is_to_be_cleaned(pv, Some(entry)) {
-            return Err(format!("PersistentVolume {} is not Released any more, or to be retained", pv.metadata.name));
+            return Err(format!("PersistentVolume {} is to be retained", pv.metadata.name));
         }
         if claim_of(pv) != claim_uid {
             return Err(format!("PersistentVolume {} has another claim now", pv.metadata.name));

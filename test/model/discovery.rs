@@ -379,8 +379,17 @@ fn retain_holds_also_for_a_volume_that_lost_its_annotation() {
     let mut pv = scene.posted("u1", Phase::Available);
     pv.spec.persistent_volume_reclaim_policy = Some("Retain".to_owned());
     pv.metadata.annotations.remove(names::PROVISIONED_BY_ANNOTATION);
-    scene.release(&mut pv);
-    scene.does_nothing();
+    for (phase, version) in [(Phase::Bound, "2"), (Phase::Released, "3")] {
+        pv.spec.claim_ref = Some(ClaimRef { uid: "claim".into(), ..ClaimRef::default() });
+        (pv.status.phase, pv.metadata.resource_version) = (phase, version.to_owned());
+        scene.watch(WatchUpdate::Applied(pv.clone()));
+        let Action::RepairPv { name, patch, .. } = scene.deed() else { panic!("it is cleaned") };
+        let metadata = patch["metadata"].as_object().unwrap();
+        assert!(
+            metadata["annotations"][names::PROVISIONED_BY_ANNOTATION].is_string() && metadata.get("labels").is_none()
+        );
+        scene.hears(Event::Outcome(Answer::Wrote { name, answer: Ok(()) }));
+    }
     scene.gone(&pv);
     let Action::LookForPv { .. } = scene.deed() else { panic!("it is cleaned") };
 }
@@ -398,6 +407,28 @@ fn a_policy_that_becomes_retain_before_the_first_byte_stops_the_cleaning() {
     let answer = Ok(vec![Some(Box::new(pv))]);
     scene.hears(Event::Outcome(Answer::Live { entry, job: job.id, answer }));
     let Action::LetGo { .. } = scene.deed() else { panic!("it is written") };
+}
+
+/// ZFS and the like: nothing tells one mount of it from another, and its size is what the pool has left.
+#[test]
+fn a_volume_without_a_uuid_that_is_mounted_anew_before_it_is_cleaned_is_not_offered_as_a_new_one() {
+    let unnamed = |dev: u64, size: u64, content: Content| {
+        let place = Place::Directory { dev, ino: 2 };
+        Device { place, disk: place, size, identity: Identity::default(), ..directory("z", content) }
+    };
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(7, GIB, data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    scene.release(&mut pv);
+    scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(8, GIB + 5, data())))]);
+    scene.does_nothing();
+    scene.gone(&pv);
+    for _ in 0..3 {
+        scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(8, GIB + 5, data())))]);
+        scene.does_nothing();
+    }
+    let words: Vec<Word> = scene.does_nothing().reports.iter().map(|report| report.state).collect();
+    assert!(words.contains(&Word::Quarantined), "{words:?}");
 }
 
 #[test]
