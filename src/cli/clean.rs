@@ -14,9 +14,10 @@ Methods, by these names or by the original's paths (/scripts/shred.sh):
   discard           discard, read back, and zero what does not read zero
   blkdiscard        discard and believe it
   secure-discard    discard securely, on devices that can
+  fsclean           empty the directory in LOCAL_PV_FILESYSTEM, a mount point; a mount below it keeps all of it as it is
 
-The device is opened exclusively and refused while anything uses it. Exit codes: 0 when it is cleaned and was read back,
-1 when it is not, 2 for bad arguments. SIGTERM ends it between two chunks.";
+The device is opened exclusively and refused while anything uses it, and so is a directory. Exit codes: 0 when it is cleaned
+and was read back, 1 when it is not, 2 for bad arguments. SIGTERM ends it between two chunks.";
 
 #[derive(Debug, Args)]
 pub(super) struct CleanArgs {

@@ -14,6 +14,7 @@ pub mod plan;
 mod raw_device;
 mod reclaim;
 pub mod snapshot;
+mod taint;
 pub mod volume;
 
 use crate::model::cleaning::Cleaning;
@@ -55,6 +56,7 @@ pub fn decide(s: &Snapshot) -> Plan {
         raw_device::duplicates(&mut ctx, index);
     }
     raw_device::unreadable_paths(&mut ctx);
+    taint::remove(&mut ctx);
     ctx.hold_back_if_ledger_fails();
     ctx.plan
 }

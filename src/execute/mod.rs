@@ -74,6 +74,10 @@ fn carry_out(client: &Client, action: Action, scope: &NodeScope, hostname: &str)
             let answer = client.call::<serde_json::Value>(&request::patch_persistent_volume(&name, &patch));
             Outcome::Wrote { name, answer: unless_gone(answer) }
         }
+        Action::SetTaints { seen, taints } => {
+            let answer = client.call::<serde_json::Value>(&request::discovery::patch_taints(&seen, &taints));
+            Outcome::Tainted { answer: unless_gone(answer) }
+        }
         Action::ReadForeign { pvs } => {
             let there =
                 |pv: &ForeignPv| get(client, &pv.name).map(|found| found.is_some_and(|f| f.metadata.uid == pv.uid));
@@ -112,7 +116,7 @@ fn create(client: &Client, pv: &PersistentVolume) -> Result<Box<PersistentVolume
     }
 }
 
-/// A PV that is gone needs no write any more.
+/// What is gone needs no write any more.
 fn unless_gone<T>(answer: Result<T, ApiError>) -> Result<(), Failure> {
     match answer {
         Ok(_) => Ok(()),

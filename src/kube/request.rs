@@ -137,6 +137,7 @@ pub struct Body {
 
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
+const JSON_PATCH: &str = "application/json-patch+json";
 
 impl Request {
     fn new(verb: Verb, resource: Resource) -> Self {

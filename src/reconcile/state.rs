@@ -79,7 +79,11 @@ impl State {
             Event::Node(update) => {
                 let before = self.configmap_wanted();
                 match *update {
-                    WatchUpdate::Replaced(nodes) => self.snapshot.node = Some(nodes.into_iter().next()),
+                    WatchUpdate::Replaced(nodes) => {
+                        self.snapshot.node = Some(nodes.into_iter().next());
+                        // A backup of etcd brings old versions back.
+                        self.snapshot.taints_write.take_if(|write| write.done);
+                    }
                     WatchUpdate::Applied(node) => self.snapshot.node = Some(Some(node)),
                     WatchUpdate::Deleted(_) => self.snapshot.node = Some(None),
                     WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
@@ -113,6 +117,7 @@ impl State {
             Event::Cleanup => {
                 self.snapshot.backoff.clear();
                 self.snapshot.writes.retain(|_, write| !write.done);
+                self.snapshot.taints_write.take_if(|write| write.done);
                 self.snapshot.foreign_due = true;
             }
             Event::Shutdown => {}
@@ -158,7 +163,7 @@ impl State {
             Ok(parsed) => {
                 let (settings, warnings) = (Some(parsed.settings), parsed.warnings);
                 let refused = parsed.refused.iter().map(ToString::to_string).collect();
-                *view = DiscoveryView { settings, refused, errors: Vec::new(), warnings };
+                *view = DiscoveryView { settings, refused, errors: Vec::new(), warnings, read_at: self.snapshot.turn };
             }
             Err(errors) => view.errors = errors,
         }
@@ -294,6 +299,16 @@ impl State {
                     }
                 }
             }
+            Outcome::Tainted { answer: Ok(()) } => {
+                if let Some(write) = &mut self.snapshot.taints_write {
+                    write.done = true;
+                }
+                self.snapshot.backoff.remove(&BackoffKey::Taints);
+            }
+            Outcome::Tainted { answer: Err(failure) } => {
+                self.snapshot.taints_write = None;
+                self.fail(BackoffKey::Taints, failure);
+            }
             Outcome::Foreign { answer } => match answer {
                 Ok(found) => self.snapshot.foreign_found = Some(found),
                 // They count as there until the next time.
@@ -393,6 +408,10 @@ impl State {
             Action::DeletePv { name, resource_version, .. } | Action::RepairPv { name, resource_version, .. } => {
                 let write = Write { resource_version: resource_version.clone(), done: false };
                 self.snapshot.writes.insert(name.clone(), write);
+            }
+            Action::SetTaints { seen, .. } => {
+                let resource_version = seen.metadata.resource_version.clone();
+                self.snapshot.taints_write = Some(Write { resource_version, done: false });
             }
             Action::ListAllPvs => self.snapshot.listing = true,
             Action::ReadForeign { .. } => self.snapshot.foreign_due = false,

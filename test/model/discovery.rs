@@ -24,14 +24,14 @@ use std::time::Duration;
 
 const GIB: u64 = 1 << 30;
 
-struct Scene {
-    state: Loop,
+pub struct Scene {
+    pub state: Loop,
     /// Every action so far that was not a question, in order.
-    done: Vec<Action>,
+    pub done: Vec<Action>,
 }
 
 /// UIDs are UUIDs, and the original's annotation ends in one.
-fn a_node() -> Node {
+pub fn a_node() -> Node {
     let mut node = Api::new().node;
     node.metadata.uid = "5f2d1f6e-0000-4000-8000-0000000000aa".to_owned();
     node
@@ -41,7 +41,7 @@ fn name_of(entry: &str) -> String {
     discovery_names::pv_name(entry, NODE, "fast")
 }
 
-fn directory(uuid: &str, content: Content) -> Device {
+pub fn directory(uuid: &str, content: Content) -> Device {
     let place = Place::Directory { dev: u64::from(uuid.as_bytes()[0]), ino: 2 };
     Device {
         place,
@@ -67,13 +67,13 @@ fn block(wwid: &str, content: Content) -> Device {
     }
 }
 
-fn data() -> Content {
+pub fn data() -> Content {
     Content::Data { found: vec!["3 entries".to_owned()] }
 }
 
 impl Scene {
     /// Class `fast` in /mnt/fast (seen at /in/fast), class `raw` with Block volumes in /mnt/raw, an intact ledger.
-    fn new() -> Scene {
+    pub fn new() -> Scene {
         let sources = Sources { raw_device: None, discovery_dir: true };
         let mut scene = Scene { state: Loop::new(NODE, sources, "boot-1".into(), 900_000), done: Vec::new() };
         let node = a_node();
@@ -101,7 +101,7 @@ impl Scene {
         self.hears(Event::ConfigDir(Ok([("storageClassMap".to_owned(), classes.to_owned())].into())));
     }
 
-    fn hears(&mut self, event: Event) {
+    pub fn hears(&mut self, event: Event) {
         self.state.apply(Duration::ZERO, event);
     }
 
@@ -110,7 +110,7 @@ impl Scene {
     }
 
     /// A look that finds these, and nothing else.
-    fn sees(&mut self, found: &[(&str, Result<Device, ProbeError>)]) {
+    pub fn sees(&mut self, found: &[(&str, Result<Device, ProbeError>)]) {
         let observations = found.iter().map(|(path, device)| {
             let path = PathBuf::from(path);
             let class = if path.starts_with("/mnt/raw") { "raw" } else { "fast" };
@@ -131,7 +131,7 @@ impl Scene {
     }
 
     /// Turns until nothing more is written down: the last plan, with the actions of all of them.
-    fn turn(&mut self) -> Plan {
+    pub fn turn(&mut self) -> Plan {
         for _ in 0..16 {
             let mut plan = decide(&self.state.snapshot);
             let settled = plan.writes.is_empty() && plan.actions.is_empty();
@@ -148,13 +148,13 @@ impl Scene {
     }
 
     /// The one thing that was done since the last time.
-    fn deed(&mut self) -> Action {
+    pub fn deed(&mut self) -> Action {
         self.turn();
         assert_eq!(self.done.len(), 1, "{:?}", self.done);
         self.done.remove(0)
     }
 
-    fn does_nothing(&mut self) -> Plan {
+    pub fn does_nothing(&mut self) -> Plan {
         let plan = self.turn();
         assert!(self.done.is_empty(), "{:?}", self.done);
         plan
@@ -166,7 +166,7 @@ impl Scene {
     }
 
     /// The POST that comes next, which the server carries out; the watch shows the PV in this phase.
-    fn posted(&mut self, uid: &str, phase: Phase) -> PersistentVolume {
+    pub fn posted(&mut self, uid: &str, phase: Phase) -> PersistentVolume {
         let Action::CreatePv { entry, pv } = self.deed() else { panic!("no POST") };
         let mut pv = *pv;
         pv.metadata.uid = uid.to_owned();

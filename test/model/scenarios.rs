@@ -268,6 +268,7 @@ fn deed(action: &Action) -> String {
         Action::RepairPv { name, patch, .. } => format!("repair {name} {}", patch["metadata"]["labels"]),
         Action::ListAllPvs => "list".to_owned(),
         Action::ReadForeign { .. } => "read other people's".to_owned(),
+        Action::SetTaints { taints, .. } => format!("taints {taints:?}"),
     }
 }
 
