@@ -180,8 +180,9 @@ enum Verdict {
 /// SAFETY section 3, adoption of a PV first seen Released.
 fn release_is_believed(ctx: &Ctx<'_>, pv: &PersistentVolume, index: usize) -> Verdict {
     let first_seen = "it was Released before this node knew it";
-    if ctx.s.memory.is_intact() && ctx.s.unreadable_entries.is_empty() {
-        // A memory that is whole knows every volume that this node offered: this one it did not.
+    if ctx.ledger_is_whole() && !ctx.s.first_start {
+        // A memory that is whole knows every volume that this node offered: this one it did not. One that begins with this
+        // start knows nothing of what the original offered.
         return Verdict::Quarantine(format!("{first_seen}, though its ledger is whole"));
     }
     let Some(node) = ctx.s.existing_node() else {

@@ -524,6 +524,24 @@ fn volumes_of_the_original_are_taken_over_as_they_are_with_and_without_the_nodes
     }
 }
 
+/// As long as its path cannot lead to another disk by now.
+#[test]
+fn a_volume_that_the_original_left_released_in_this_boot_is_cleaned_at_the_first_start() {
+    let uid = a_node().metadata.uid;
+    for (first_start, word) in [(true, None), (false, Some(Word::Quarantined))] {
+        let mut scene = Scene::new();
+        scene.state.snapshot.first_start = first_start;
+        let mut pv = originals("vol1", &format!("local-volume-provisioner-{NODE}-{uid}"), Phase::Released);
+        pv.metadata.creation_timestamp = Some("2026-01-02T00:00:00Z".to_owned());
+        scene.watch(WatchUpdate::Applied(pv.clone()));
+        scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::NotRead)))]);
+        match word {
+            Some(word) => assert_eq!(scene.report("/mnt/fast/vol1").state, word),
+            None => assert_eq!(scene.cleaning(Some(&pv)).permission, Permission::Release),
+        }
+    }
+}
+
 #[test]
 fn a_volume_that_the_original_left_released_is_not_cleaned_on_its_word() {
     let uid = a_node().metadata.uid;
