@@ -2,6 +2,7 @@
 
 use super::clean::{Bench, MARK, checks, child, clean_aloud, marked, read};
 use super::loops::{Loop, Sparse, attach, fresh_path, has_tool, is_root, run, try_run};
+use crate::support::eventually;
 use local_pv_provisioner::clean::throttle::Throttle;
 use local_pv_provisioner::host::block::BlockFile;
 use local_pv_provisioner::model::cleaning::{CleanCommand, CleanEvent, CleanResult};
@@ -177,6 +178,8 @@ fn all_that_writes_shares_the_bandwidth_and_ends_soon_when_it_is_cancelled() {
     let slow = Bench::limited(1, checks(), Throttle::new(Some(1)));
     let disk = full(size);
     for (bench, wait) in [(&slow, 300), (&bench, 700)] {
+        // A program that another test starts has our descriptors between its fork and its exec, this one's hold among them.
+        eventually("nobody holds the disk", || BlockFile::open_exclusive(&disk.path).ok());
         let id = bench.by_class(&disk.path, &Cleaner::Shred { passes: 100 }, 0);
         assert_eq!(bench.armed(), id);
         bench.tell(CleanCommand::Proceed(id));
