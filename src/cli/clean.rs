@@ -22,7 +22,7 @@ and was read back, 1 when it is not, 2 for bad arguments. SIGTERM ends it betwee
 #[derive(Debug, Args)]
 pub(super) struct CleanArgs {
     /// How to clean, and for some methods how often
-    #[arg(required = true, value_name = "METHOD [N]", num_args = 1..)]
+    #[arg(value_name = "METHOD [N]", num_args = 0.., required = false)]
     method: Vec<String>,
     /// The block device
     #[arg(long, env = "LOCAL_PV_BLKDEVICE", value_name = "PATH", default_value = "", hide_default_value = true)]
@@ -45,6 +45,9 @@ pub struct CleanOptions {
 }
 
 pub(super) fn options(args: CleanArgs) -> Result<CleanOptions, UsageError> {
+    if args.method.is_empty() {
+        return Err(UsageError("METHOD is missing: clean quick_reset, clean shred 3; see clean --help".to_owned()));
+    }
     let cleaner = Cleaner::of_command(&args.method).map_err(|error| UsageError(error.to_string()))?;
     let (path, flag, variable) = match cleaner {
         Cleaner::Command(_) => {

@@ -2,6 +2,7 @@
 //! Decides nothing and retries nothing: what a failure means is `decide`'s business.
 
 mod listing;
+pub mod pool;
 
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::Action;
@@ -10,16 +11,12 @@ use crate::kube::error::ApiError;
 use crate::kube::objects::PersistentVolume;
 use crate::kube::request;
 use crate::model::memory::ForeignPv;
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use pool::Pool;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 
 /// Requests under way at once. An API server answers a POST in some 5 ms: four threads make 200 volumes in a second,
 /// and one node is no burden on the server.
 const THREADS: usize = 4;
-
-/// A TLS handshake needs most of it; only what is touched costs memory.
-const STACK_SIZE: usize = 256 << 10;
 
 /// Who asks: the node whose volumes are meant.
 #[derive(Debug, Clone)]
@@ -30,59 +27,30 @@ pub struct NodeScope {
     pub discovery_dir: bool,
 }
 
-/// The running threads. They end when the sender of actions is dropped and what was begun is answered.
-pub struct Executor {
-    actions: Option<Sender<(Action, NodeScopeWithHost)>>,
-    client: Client,
-    threads: Vec<JoinHandle<()>>,
-}
+/// The running threads.
+pub struct Executor(Pool<(Action, NodeScopeWithHost)>);
 
 /// The scope, with the hostname that the Node carries when the action is dispatched.
 type NodeScopeWithHost = (Arc<NodeScope>, String);
 
 impl Executor {
     pub fn spawn(client: &Client, sink: impl Fn(Outcome) + Send + Sync + 'static) -> std::io::Result<Executor> {
-        let (sender, receiver) = unbounded::<(Action, NodeScopeWithHost)>();
-        let sink = Arc::new(sink);
-        let client = client.fork();
-        let threads = (0..THREADS)
-            .map(|number| {
-                let (client, receiver, sink) = (client.clone(), receiver.clone(), sink.clone());
-                Builder::new()
-                    .name(format!("execute-{number}"))
-                    .stack_size(STACK_SIZE)
-                    .spawn(move || serve(&client, &receiver, &*sink))
-            })
-            .collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Executor { actions: Some(sender), client, threads })
+        let work = move |client: &Client, (action, (scope, hostname)): (Action, NodeScopeWithHost)| {
+            if let Some(outcome) = carry_out(client, action, &scope, &hostname) {
+                sink(outcome);
+            }
+        };
+        Pool::spawn("execute", THREADS, client, work).map(Executor)
     }
 
     /// Hands an action over. `hostname` is the Node's `kubernetes.io/hostname`.
     pub fn submit(&self, action: Action, scope: &Arc<NodeScope>, hostname: &str) {
-        if let Some(actions) = &self.actions
-            && actions.send((action, (scope.clone(), hostname.to_owned()))).is_err()
-        {
-            log::error!("the threads that write to the API server have ended");
-        }
+        self.0.submit((action, (scope.clone(), hostname.to_owned())));
     }
 
     /// Ends requests under way at once and waits for the threads.
-    pub fn stop(mut self) {
-        self.actions = None;
-        self.client.shutdown();
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                log::error!("a thread that writes to the API server panicked");
-            }
-        }
-    }
-}
-
-fn serve(client: &Client, actions: &Receiver<(Action, NodeScopeWithHost)>, sink: &dyn Fn(Outcome)) {
-    for (action, (scope, hostname)) in actions {
-        if let Some(outcome) = carry_out(client, action, &scope, &hostname) {
-            sink(outcome);
-        }
+    pub fn stop(self) {
+        self.0.stop();
     }
 }
 

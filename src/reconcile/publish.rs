@@ -21,6 +21,9 @@ use std::time::Duration;
 /// How often the log tells how far a long cleaning is.
 const PROGRESS_TOLD: Duration = Duration::from_secs(60);
 
+/// What directories are.
+const EMPTIED: &str = "emptied";
+
 /// Ways whose bytes are not zeros once each.
 const PROMISES_NO_ZEROS: [&str; 5] = ["shred", "passes", "blkdiscard", "secure-discard", "command"];
 
@@ -209,7 +212,11 @@ impl Publisher {
 
     fn cleaned_events(&mut self, tell: &impl Fn(Note)) {
         for Cleaned { path, pv, bytes, method } in std::mem::take(&mut self.cleaned) {
-            let what = if PROMISES_NO_ZEROS.contains(&method) { "bytes in all passes" } else { "bytes are zero" };
+            let what = match method {
+                EMPTIED => "bytes are free again",
+                _ if PROMISES_NO_ZEROS.contains(&method) => "bytes in all passes",
+                _ => "bytes are zero",
+            };
             let message = format!("{} was cleaned: {bytes} {what} ({method})", path.display());
             log::info!("{message}");
             // A first cleaning is the ordinary way to an offer: the log is enough.

@@ -371,6 +371,66 @@ fn a_volume_with_retain_is_left_alone_and_quarantined_when_its_object_is_deleted
     scene.posted("u2", Phase::Available);
 }
 
+/// A person may take the annotation away that says where the volume comes from: the ledger knows.
+#[test]
+fn retain_holds_also_for_a_volume_that_lost_its_annotation() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    pv.spec.persistent_volume_reclaim_policy = Some("Retain".to_owned());
+    pv.metadata.annotations.remove(names::PROVISIONED_BY_ANNOTATION);
+    for (phase, version) in [(Phase::Bound, "2"), (Phase::Released, "3")] {
+        pv.spec.claim_ref = Some(ClaimRef { uid: "claim".into(), ..ClaimRef::default() });
+        (pv.status.phase, pv.metadata.resource_version) = (phase, version.to_owned());
+        scene.watch(WatchUpdate::Applied(pv.clone()));
+        let Action::RepairPv { name, patch, .. } = scene.deed() else { panic!("it is cleaned") };
+        let metadata = patch["metadata"].as_object().unwrap();
+        assert!(
+            metadata["annotations"][names::PROVISIONED_BY_ANNOTATION].is_string() && metadata.get("labels").is_none()
+        );
+        scene.hears(Event::Outcome(Answer::Wrote { name, answer: Ok(()) }));
+    }
+    scene.gone(&pv);
+    let Action::LookForPv { .. } = scene.deed() else { panic!("it is cleaned") };
+}
+
+#[test]
+fn a_policy_that_becomes_retain_before_the_first_byte_stops_the_cleaning() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    scene.release(&mut pv);
+    let Action::StartCleaning { job, .. } = scene.deed() else { panic!() };
+    scene.hears(Event::Clean(CleanEvent::Armed { id: job.id }));
+    let Action::ReadLive { entry, .. } = scene.deed() else { panic!() };
+    pv.spec.persistent_volume_reclaim_policy = Some("Retain".to_owned());
+    let answer = Ok(vec![Some(Box::new(pv))]);
+    scene.hears(Event::Outcome(Answer::Live { entry, job: job.id, answer }));
+    let Action::LetGo { .. } = scene.deed() else { panic!("it is written") };
+}
+
+/// ZFS and the like: nothing tells one mount of it from another, and its size is what the pool has left.
+#[test]
+fn a_volume_without_a_uuid_that_is_mounted_anew_before_it_is_cleaned_is_not_offered_as_a_new_one() {
+    let unnamed = |dev: u64, size: u64, content: Content| {
+        let place = Place::Directory { dev, ino: 2 };
+        Device { place, disk: place, size, identity: Identity::default(), ..directory("z", content) }
+    };
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(7, GIB, data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    scene.release(&mut pv);
+    scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(8, GIB + 5, data())))]);
+    scene.does_nothing();
+    scene.gone(&pv);
+    for _ in 0..3 {
+        scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(8, GIB + 5, data())))]);
+        scene.does_nothing();
+    }
+    let words: Vec<Word> = scene.does_nothing().reports.iter().map(|report| report.state).collect();
+    assert!(words.contains(&Word::Quarantined), "{words:?}");
+}
+
 #[test]
 fn a_released_volume_that_a_person_deletes_is_cleaned_before_it_is_offered_again() {
     let mut scene = Scene::new();
@@ -496,7 +556,7 @@ fn a_forged_volume_is_left_alone() {
     forge(|pv| pv.metadata.name = "local-pv-1".to_owned());
     forge(|pv| pv.spec.storage_class_name = "slow".to_owned());
     forge(|pv| {
-        let _ = pv.metadata.annotations.insert(names::PROVISIONED_BY_ANNOTATION.to_owned(), "me".to_owned());
+        pv.metadata.annotations.insert(names::PROVISIONED_BY_ANNOTATION.to_owned(), "me".to_owned());
     });
 }
 
