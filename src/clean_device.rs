@@ -1,5 +1,6 @@
 //! `clean`: one cleaning as a program of its own, for the Jobs that clean volumes. The same code as in the agent cleans,
-//! asks who uses the device and reads back; what the Job adds is the permission, which is its maker's business.
+//! asks who uses the device and reads back; what the Job adds is the permission, which is its maker's business, and the
+//! evidence that it was given on, which is compared here: the Job's pod may start long after.
 //!
 //! Refuses directories: they are emptied by the agent.
 
@@ -98,7 +99,7 @@ fn job(options: &CleanOptions) -> Result<CleanJob, CleanDeviceError> {
     }
     Ok(CleanJob {
         id: JobId(0),
-        evidence: evidence(&device, &boot_id),
+        evidence: options.evidence.clone().unwrap_or_else(|| evidence(&device, &boot_id)),
         path,
         permission: Permission::Release,
         cleaning: Cleaning::ByClass,

@@ -93,6 +93,7 @@ impl Publisher {
             Event::Pvs(update) => return said_of_watch("PersistentVolumes", update),
             Event::ConfigMap(name, update) => return said_of_watch(&format!("ConfigMap {name}"), update),
             Event::StorageClasses(update) => return said_of_watch("StorageClasses", update),
+            Event::Jobs(update) => return said_of_watch("Jobs", update),
             _ => return,
         };
         match event {

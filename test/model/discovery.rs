@@ -74,7 +74,7 @@ fn data() -> Content {
 impl Scene {
     /// Class `fast` in /mnt/fast (seen at /in/fast), class `raw` with Block volumes in /mnt/raw, an intact ledger.
     fn new() -> Scene {
-        let sources = Sources { raw_device: None, discovery_dir: true };
+        let sources = Sources { raw_device: None, discovery_dir: true, ..Sources::default() };
         let mut scene = Scene { state: Loop::new(NODE, sources, "boot-1".into(), 900_000), done: Vec::new() };
         let node = a_node();
         let mut marker = judge(Found::Nothing, 0, &node, 0, ["id".into(), "nonce".into()]).marker;
