@@ -268,6 +268,7 @@ pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
             | Action::LookForPv { entry, .. } => entry,
             // Letting go is always right.
             Action::LetGo { .. } => continue,
+            Action::Job(_) => panic!("raw devices have no Jobs"),
             Action::ListAllPvs | Action::ReadForeign { .. } | Action::DeletePv { .. } | Action::RepairPv { .. } => {
                 continue;
             }

@@ -267,6 +267,7 @@ fn deed(action: &Action) -> String {
         Action::LookForPv { name, .. } => format!("look for {name}"),
         Action::DeletePv { name, uid, resource_version } => format!("delete {name} {uid} {resource_version}"),
         Action::RepairPv { name, patch, .. } => format!("repair {name} {}", patch["metadata"]["labels"]),
+        Action::Job(action) => format!("Job {}", action.name()),
         Action::ListAllPvs => "list".to_owned(),
         Action::ReadForeign { .. } => "read other people's".to_owned(),
     }
