@@ -1,6 +1,6 @@
 //! `clean`: one cleaning as a program of its own, for the Jobs that clean volumes, and for a person's hands. The same code
-//! as in the agent cleans, asks who uses the device or directory and looks again afterwards; what its caller adds is the
-//! permission.
+//! as in the agent cleans, asks who uses the device or directory and looks again afterwards. What its caller adds is the
+//! permission, and where it is a Job the evidence that it was given on, which is compared here: its pod may start long after.
 
 use crate::checks::checks;
 use crate::clean::job::{Order, Shared, run as clean};
@@ -102,7 +102,7 @@ fn job(options: &CleanOptions) -> Result<CleanJob, CleanDeviceError> {
     }
     Ok(CleanJob {
         id: JobId(0),
-        evidence: evidence(&device, &boot_id),
+        evidence: options.evidence.clone().unwrap_or_else(|| evidence(&device, &boot_id)),
         path,
         permission: Permission::Release,
         cleaning: Cleaning::ByClass,

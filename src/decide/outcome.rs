@@ -1,6 +1,6 @@
 //! The answers to a plan's actions: what the API server said.
 
-use crate::kube::objects::PersistentVolume;
+use crate::kube::objects::{Job, PersistentVolume};
 use crate::model::cleaning::JobId;
 use crate::model::memory::{EntryId, ForeignPv};
 use std::time::Duration;
@@ -22,6 +22,8 @@ pub enum Outcome {
     Foreign { answer: Result<Vec<ForeignPv>, Failure> },
     /// Of `ListAllPvs`.
     Listed { answer: Result<Listing, Failure> },
+    /// Of a write to the Job of this name: what was made, `None` where it was deleted.
+    Job { name: String, answer: Result<Option<Box<Job>>, Failure> },
 }
 
 /// Why a request failed.

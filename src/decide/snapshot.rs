@@ -1,8 +1,9 @@
 //! Everything that a decision may rest on, as one value. `reconcile` fills it; nothing here does I/O.
 
 use super::backoff::Backoff;
+use super::jobs::JobPlace;
 use super::outcome::Listing;
-use crate::kube::objects::{Node, PersistentVolume, StorageClass};
+use crate::kube::objects::{self, Node, PersistentVolume, StorageClass};
 use crate::model::cleaning::{CleanResult, Cleaning, JobId};
 use crate::model::device::Observation;
 use crate::model::estimate::Estimate;
@@ -48,6 +49,12 @@ pub struct Snapshot {
     /// An entry's last change, or its PV's: content seen before it says nothing about now.
     pub changed: BTreeMap<EntryId, Change>,
     pub jobs: BTreeMap<EntryId, Job>,
+    /// Where cleanup Jobs are made, and from what.
+    pub job_place: JobPlace,
+    /// This node's cleanup Jobs by name, where they are watched; `None` until the watch has answered.
+    pub cleanup_jobs: Option<BTreeMap<String, objects::Job>>,
+    /// What is under way to change them, by name.
+    pub job_writes: BTreeMap<String, JobWrite>,
     /// POSTs by entry; an `Offering` entry without one here may have been posted by a former run.
     pub offers: BTreeMap<EntryId, OfferStage>,
     /// PVs that the watch does not show any more, while a live read confirms it.
@@ -86,8 +93,10 @@ pub struct Change {
 pub enum BackoffKey {
     Clean(EntryId),
     Offer(EntryId),
-    /// PATCH, DELETE by PV name.
+    /// PATCH, DELETE by the name of a PV, or of a Job: those begin differently.
     Write(String),
+    /// Making a Job, by its name, and what it did when it was made.
+    Job(String),
     /// The one LIST of all PVs.
     List,
     /// The Node's taints.
@@ -221,6 +230,16 @@ pub struct Write {
     pub done: bool,
 }
 
+/// A write to a cleanup Job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobWrite {
+    Posting,
+    /// Posted, and the watch has spoken of the Job since: the answer on its way may be older and says nothing.
+    Overtaken,
+    /// Until the watch says that it is gone.
+    Deleting,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OfferStage {
     /// Written down by this process, not posted yet.
@@ -266,6 +285,10 @@ impl Snapshot {
 
     pub fn pv(&self, name: &str) -> Option<&PersistentVolume> {
         self.pvs.as_ref()?.get(name)
+    }
+
+    pub fn cleanup_job(&self, name: &str) -> Option<&objects::Job> {
+        self.cleanup_jobs.as_ref()?.get(name)
     }
 
     pub fn pv_by_uid(&self, name: &str, uid: &str) -> Option<&PersistentVolume> {

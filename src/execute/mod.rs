@@ -4,13 +4,14 @@
 mod listing;
 pub mod pool;
 
+use crate::decide::jobs::still_to_be_cleaned;
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
-use crate::decide::plan::Action;
+use crate::decide::plan::{Action, JobAction};
 use crate::kube::client::Client;
 use crate::kube::error::ApiError;
-use crate::kube::objects::PersistentVolume;
-use crate::kube::request;
-use crate::model::memory::ForeignPv;
+use crate::kube::objects::{Job, PersistentVolume};
+use crate::kube::request::{self, discovery};
+use crate::model::memory::{ForeignPv, PvRef};
 use pool::Pool;
 use std::sync::Arc;
 
@@ -85,6 +86,10 @@ fn carry_out(client: &Client, action: Action, scope: &NodeScope, hostname: &str)
             let answer = answer.map(|found| found.into_iter().flatten().collect());
             Outcome::Foreign { answer: answer.map_err(|error| failure(&error)) }
         }
+        Action::Job(action) => {
+            let name = action.name().to_owned();
+            Outcome::Job { name, answer: write_job(client, action) }
+        }
         Action::ListAllPvs => {
             Outcome::Listed { answer: listing::list_all(client, scope, hostname).map_err(|error| failure(&error)) }
         }
@@ -98,6 +103,32 @@ fn get(client: &Client, name: &str) -> Result<Option<Box<PersistentVolume>>, Api
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn write_job(client: &Client, action: JobAction) -> Result<Option<Box<Job>>, Failure> {
+    match action {
+        JobAction::Create { job, pv, claim_uid } => {
+            make_way_for(client, &pv, &claim_uid)?;
+            match client.call::<Job>(&discovery::create_job(&job)) {
+                Ok(made) => Ok(Some(Box::new(made))),
+                Err(error) => Err(failure(&error)),
+            }
+        }
+        JobAction::Delete { namespace, name, uid } => {
+            unless_gone(client.call::<serde_json::Value>(&discovery::delete_job(&namespace, &name, &uid)))?;
+            Ok(None)
+        }
+    }
+}
+
+/// The live read before a Job is made, right before: a Job that exists writes.
+fn make_way_for(client: &Client, pv: &PvRef, claim_uid: &str) -> Result<(), Failure> {
+    let live = get(client, &pv.name).map_err(|error| failure(&error))?;
+    let verdict = match &live {
+        Some(live) => still_to_be_cleaned(pv, claim_uid, live),
+        None => Err(format!("PersistentVolume {} does not exist any more", pv.name)),
+    };
+    verdict.map_err(|why| Failure { reason: format!("no Job was made: {why}"), conflict: true, retry_after: None })
 }
 
 fn create(client: &Client, pv: &PersistentVolume) -> Result<Box<PersistentVolume>, CreateFailure> {

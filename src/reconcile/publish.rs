@@ -100,6 +100,7 @@ impl Publisher {
             Event::Outcome(Outcome::Tainted { answer: Ok(()) }) => {
                 return log::info!("the start-up taint was taken off Node {}", snapshot.node_name);
             }
+            Event::Jobs(update) => return said_of_watch("Jobs", update),
             _ => return,
         };
         match event {

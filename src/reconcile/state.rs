@@ -4,6 +4,7 @@ mod volumes;
 
 use super::event::Event;
 use crate::decide::backoff::{self, Backoff};
+use crate::decide::jobs::{self, JobPlace};
 use crate::decide::outcome::{Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
@@ -40,6 +41,8 @@ pub struct Sources {
     /// The ConfigMap of Nodes without the annotation; `None`: raw devices are no source.
     pub raw_device: Option<Option<String>>,
     pub discovery_dir: bool,
+    /// Of cleanup Jobs, which discovery directories may have.
+    pub job_place: JobPlace,
 }
 
 /// When to look at the devices.
@@ -62,6 +65,7 @@ impl State {
                 booted_at,
                 foreign_due: true,
                 settings,
+                job_place: sources.job_place,
                 discovery: sources.discovery_dir.then(DiscoveryView::default),
                 ..Snapshot::default()
             },
@@ -105,6 +109,7 @@ impl State {
             Event::ConfigMap(..) => {}
             Event::ConfigDir(read) => self.config_dir(read),
             Event::StorageClasses(update) => self.storage_classes(update),
+            Event::Jobs(update) => self.cleanup_jobs(*update),
             Event::Pvs(update) => self.pvs(*update),
             Event::DevicesChanged => self.looks.wanted = true,
             Event::Poll => {
@@ -169,6 +174,11 @@ impl State {
         }
         let directories = self.directories();
         self.looks.wanted |= directories != self.looks.directories;
+    }
+
+    /// Whether the cleanup Jobs are to be watched from now on. Once they are, what is known of them is never given up.
+    pub fn jobs_wanted(&self) -> bool {
+        jobs::are_wanted(&self.snapshot)
     }
 
     /// The discovery directories of the settings that hold.
@@ -268,14 +278,14 @@ impl State {
         }
     }
 
-    fn back_off(&mut self, key: BackoffKey, pace: backoff::Pace, reason: String, retry_after: Option<Duration>) {
+    pub(super) fn back_off(&mut self, key: BackoffKey, pace: backoff::Pace, reason: String, retry_after: Option<Duration>) {
         let now = self.snapshot.now;
         let next = Backoff::after(self.snapshot.backoff.get(&key), pace, now, reason)
             .no_sooner_than(now + retry_after.unwrap_or_default());
         self.snapshot.backoff.insert(key, next);
     }
 
-    fn fail(&mut self, key: BackoffKey, failure: Failure) {
+    pub(super) fn fail(&mut self, key: BackoffKey, failure: Failure) {
         self.back_off(key, backoff::API, failure.reason, failure.retry_after);
     }
 
@@ -309,6 +319,7 @@ impl State {
                 self.snapshot.taints_write = None;
                 self.fail(BackoffKey::Taints, failure);
             }
+            Outcome::Job { name, answer } => self.job_written(name, answer),
             Outcome::Foreign { answer } => match answer {
                 Ok(found) => self.snapshot.foreign_found = Some(found),
                 // They count as there until the next time.
@@ -413,6 +424,7 @@ impl State {
                 let resource_version = seen.metadata.resource_version.clone();
                 self.snapshot.taints_write = Some(Write { resource_version, done: false });
             }
+            Action::Job(action) => self.job_dispatched(action),
             Action::ListAllPvs => self.snapshot.listing = true,
             Action::ReadForeign { .. } => self.snapshot.foreign_due = false,
         }

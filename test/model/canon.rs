@@ -243,6 +243,7 @@ impl<'a> Canon<'a> {
             }
             Action::ListAllPvs | Action::ReadForeign { .. } | Action::SetTaints { .. } => {}
             Action::StartCleaning { .. } | Action::Proceed { .. } | Action::LetGo { .. } => {}
+            Action::Job(_) => panic!("raw devices have no Jobs"),
         }
     }
 
@@ -265,6 +266,7 @@ impl<'a> Canon<'a> {
                 self.put(answer.is_ok());
                 self.pvs(answer.iter().map(Option::as_deref));
             }
+            Outcome::Job { .. } => panic!("raw devices have no Jobs"),
             Outcome::Created { answer, .. } => match answer {
                 Ok(pv) => {
                     self.put(0_u8);
@@ -421,6 +423,7 @@ impl<'a> Canon<'a> {
                 BackoffKey::Write(name) => (2, None, Some(name.clone())),
                 BackoffKey::List => (3, None, None),
                 BackoffKey::Taints => (4, None, None),
+                BackoffKey::Job(_) => panic!("raw devices have no Jobs"),
             });
         }
         keys.sort();

@@ -272,9 +272,8 @@ pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
             | Action::ReadForeign { .. }
             | Action::SetTaints { .. }
             | Action::DeletePv { .. }
-            | Action::RepairPv { .. } => {
-                continue;
-            }
+            | Action::RepairPv { .. } => continue,
+            Action::Job(_) => panic!("raw devices have no Jobs"),
         };
         if written.contains(entry) {
             return world.break_rule(rule, format!("{entry} is written and acted on: {action:?}"));

@@ -3,12 +3,14 @@
 
 mod claim;
 mod event;
+mod job;
 mod lease;
 mod list;
 mod status;
 
 pub use claim::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
 pub use event::{Event, EventSource, ObjectReference};
+pub use job::{Job, JobCondition, JobStatus};
 pub use lease::{Lease, LeaseSpec};
 pub use list::{List, ListMeta, Object};
 pub use status::{Status, StatusCause, StatusDetails};

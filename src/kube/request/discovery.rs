@@ -1,7 +1,9 @@
-//! The requests that only discovery directories need, and all the rules of an agent that has no other source.
+//! The requests that only discovery directories need, those of cleaning by Jobs among them, and all the rules of an agent
+//! that has no other source.
 
-use super::{JSON_PATCH, Rbac, Request, Resource, Target, Verb, all_rbac, rbac};
-use crate::kube::objects::{Node, StorageClass};
+use super::{JSON, JSON_PATCH, Rbac, Request, Resource, Target, Verb, all_rbac, rbac, typed};
+use crate::kube::objects::{Job, Node, StorageClass};
+use crate::model::names;
 use serde_json::{Value, json};
 
 impl Target<StorageClass> {
@@ -24,6 +26,33 @@ pub fn patch_taints(seen: &Node, taints: &[Value]) -> Request {
     Request::named(Verb::Patch, Resource::Nodes, &seen.metadata.name).expecting("Node").with_body(JSON_PATCH, &patch)
 }
 
+impl Target<Job> {
+    /// The Jobs of one node in a namespace, by the label that the original gives to its cleanup Jobs. `node_label` must be
+    /// a valid label value. RBAC: `list`, `watch` of `jobs` in the namespace.
+    pub fn cleanup_jobs(namespace: &str, node_label: &str) -> Self {
+        let selector = format!("{}={node_label}", names::HOSTNAME_LABEL);
+        Self::select(Resource::Jobs, Some(namespace.to_owned()), None, Some(selector))
+    }
+}
+
+/// In the namespace that `job.metadata.namespace` names. RBAC: `create` of `jobs` there.
+pub fn create_job(job: &Job) -> Request {
+    Request::named(Verb::Create, Resource::Jobs, &job.metadata.name)
+        .in_namespace(&job.metadata.namespace)
+        .expecting("Job")
+        .with_body(JSON, &typed(Resource::Jobs, json!(job)))
+}
+
+/// Deletes only the very object. It stays to be seen until its pod is gone: until then that may write.
+/// RBAC: `delete` of `jobs` in the namespace.
+pub fn delete_job(namespace: &str, name: &str, uid: &str) -> Request {
+    let options = json!({
+        "apiVersion": "v1", "kind": "DeleteOptions",
+        "preconditions": {"uid": uid}, "propagationPolicy": "Foreground",
+    });
+    Request::named(Verb::Delete, Resource::Jobs, name).in_namespace(namespace).with_body(JSON, &options)
+}
+
 /// Every rule that an agent needs whose one source are discovery directories: it reads no ConfigMap by the API.
 pub fn rbac_of_discovery() -> Vec<Rbac> {
     let mut all = all_rbac();
@@ -37,6 +66,11 @@ pub fn rbac_of_discovery() -> Vec<Rbac> {
 /// What `removeNodeNotReadyTaint` needs besides.
 pub fn rbac_of_taint_removal() -> Vec<Rbac> {
     vec![rbac(Resource::Nodes, Verb::Patch)]
+}
+
+/// What it needs besides where block volumes are cleaned by Jobs (`useJobForCleaning`).
+pub fn rbac_of_jobs() -> Vec<Rbac> {
+    [Verb::List, Verb::Watch, Verb::Create, Verb::Delete].map(|verb| rbac(Resource::Jobs, verb)).to_vec()
 }
 
 #[cfg(test)]
@@ -71,5 +105,25 @@ mod tests {
         assert_eq!(operations[1]["value"], json!([{"key": "a"}, {"key": "b"}]));
         assert_eq!(operations[2], json!({"op": "replace", "path": "/spec/taints", "value": [{"key": "b"}]}));
         assert!(operations[..2].iter().all(|operation| operation["op"] == "test"));
+    }
+
+    #[test]
+    fn jobs_are_watched_by_node_made_as_batch_v1_and_deleted_with_their_pod() {
+        let listed = Target::<Job>::cleanup_jobs("storage", "n1").list(500, None);
+        let selector = "labelSelector=kubernetes.io%2Fhostname%3Dn1";
+        assert!(listed.target().starts_with("/apis/batch/v1/namespaces/storage/jobs?"), "{}", listed.target());
+        assert!(listed.target().contains(selector), "{}", listed.target());
+        let metadata = ObjectMeta { name: "cleanup-v".into(), namespace: "storage".into(), ..ObjectMeta::default() };
+        let made = create_job(&Job { metadata, spec: json!({"template": {}}), ..Job::default() });
+        assert_eq!(made.target(), "/apis/batch/v1/namespaces/storage/jobs");
+        let body: serde_json::Value = serde_json::from_str(&made.body.unwrap().json).unwrap();
+        assert_eq!((&body["apiVersion"], &body["kind"]), (&json!("batch/v1"), &json!("Job")));
+        let gone = delete_job("storage", "cleanup-v", "u1");
+        assert_eq!(gone.target(), "/apis/batch/v1/namespaces/storage/jobs/cleanup-v");
+        let body: serde_json::Value = serde_json::from_str(&gone.body.as_ref().unwrap().json).unwrap();
+        assert_eq!((&body["preconditions"]["uid"], &body["propagationPolicy"]), (&json!("u1"), &json!("Foreground")));
+        for request in [listed.rbac(), rbac(made.resource, made.verb), gone.rbac()] {
+            assert!(rbac_of_jobs().contains(&request), "{request:?}");
+        }
     }
 }
