@@ -268,7 +268,8 @@ fn delete(ctx: &mut Ctx<'_>, job: &Job) -> String {
 pub(super) fn orphans(ctx: &mut Ctx<'_>) {
     let s = ctx.s;
     let is_gone = |job: &Job| job.metadata.labels.get(PV_LABEL).is_none_or(|pv| s.pv(pv).is_none());
-    let of_nothing: Vec<&Job> = s.cleanup_jobs.iter().flat_map(|jobs| jobs.values()).filter(|job| is_gone(job)).collect();
+    let of_nothing: Vec<&Job> =
+        s.cleanup_jobs.iter().flat_map(|jobs| jobs.values()).filter(|job| is_gone(job)).collect();
     if of_nothing.is_empty() {
         return;
     }

@@ -2,8 +2,8 @@
 
 use super::event::Event;
 use crate::decide::backoff::{self, Backoff};
-use crate::decide::jobs::{self, JobPlace};
 use crate::decide::discovery::{is_discovered, is_ours, is_to_be_cleaned};
+use crate::decide::jobs::{self, JobPlace};
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
@@ -390,7 +390,13 @@ impl State {
         }
     }
 
-    pub(super) fn back_off(&mut self, key: BackoffKey, pace: backoff::Pace, reason: String, retry_after: Option<Duration>) {
+    pub(super) fn back_off(
+        &mut self,
+        key: BackoffKey,
+        pace: backoff::Pace,
+        reason: String,
+        retry_after: Option<Duration>,
+    ) {
         let now = self.snapshot.now;
         let next = Backoff::after(self.snapshot.backoff.get(&key), pace, now, reason)
             .no_sooner_than(now + retry_after.unwrap_or_default());
