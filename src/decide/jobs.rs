@@ -140,7 +140,8 @@ fn job_names(s: &Snapshot, entry: &Entry) -> Vec<String> {
 fn is_for(s: &Snapshot, job: &Job, entry: &Entry) -> bool {
     let State::Released { pv, claim_uid, outcome: Outcome::Owed } = &entry.state else { return false };
     let released = s.pv_by_uid(&pv.name, &pv.uid);
-    let released = released.is_some_and(|pv| discovery::is_to_be_cleaned(pv, Some(entry)) && cleaning::claim_of(pv) == claim_uid);
+    let released =
+        released.is_some_and(|pv| discovery::is_to_be_cleaned(pv, Some(entry)) && cleaning::claim_of(pv) == claim_uid);
     let this_release = job.metadata.annotations.get(names::CLAIM_ANNOTATION).is_none_or(|claim| claim == claim_uid);
     // Its evidence is of a boot that is over, so that it can only fail.
     let other_boot = job.metadata.annotations.get(names::BOOT_ANNOTATION).is_some_and(|boot| *boot != s.boot_id);
@@ -268,7 +269,8 @@ fn delete(ctx: &mut Ctx<'_>, job: &Job) -> String {
 pub(super) fn orphans(ctx: &mut Ctx<'_>) {
     let s = ctx.s;
     let is_gone = |job: &Job| job.metadata.labels.get(PV_LABEL).is_none_or(|pv| s.pv(pv).is_none());
-    let of_nothing: Vec<&Job> = s.cleanup_jobs.iter().flat_map(|jobs| jobs.values()).filter(|job| is_gone(job)).collect();
+    let of_nothing: Vec<&Job> =
+        s.cleanup_jobs.iter().flat_map(|jobs| jobs.values()).filter(|job| is_gone(job)).collect();
     if of_nothing.is_empty() {
         return;
     }

@@ -149,7 +149,9 @@ mod tests {
 
     #[test]
     fn a_cleaner_and_its_command_mean_each_other() {
-        for command in ["fsclean", "quick_reset", "zero 2", "shred 7", "discard", "blkdiscard", "secure-discard", "/x a"] {
+        for command in
+            ["fsclean", "quick_reset", "zero 2", "shred 7", "discard", "blkdiscard", "secure-discard", "/x a"]
+        {
             assert_eq!(of(command).unwrap().command().join(" "), command);
         }
     }

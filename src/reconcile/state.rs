@@ -278,7 +278,13 @@ impl State {
         }
     }
 
-    pub(super) fn back_off(&mut self, key: BackoffKey, pace: backoff::Pace, reason: String, retry_after: Option<Duration>) {
+    pub(super) fn back_off(
+        &mut self,
+        key: BackoffKey,
+        pace: backoff::Pace,
+        reason: String,
+        retry_after: Option<Duration>,
+    ) {
         let now = self.snapshot.now;
         let next = Backoff::after(self.snapshot.backoff.get(&key), pace, now, reason)
             .no_sooner_than(now + retry_after.unwrap_or_default());

@@ -15,18 +15,16 @@ use local_pv_provisioner::reconcile::event::Event;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const RAW: &str = "raw: {hostDir: /mnt/raw, mountDir: /in/raw, volumeMode: Block, blockCleanerCommand: [/scripts/shred.sh, '2']}";
+const RAW: &str =
+    "raw: {hostDir: /mnt/raw, mountDir: /in/raw, volumeMode: Block, blockCleanerCommand: [/scripts/shred.sh, '2']}";
 const DISK: &str = "/mnt/raw/disk";
 const IMAGE: &str = "registry/lpp:1";
 
 fn settings(scene: &mut Scene, by_jobs: &str, classes: &str) {
     let file = |name: &str, text: &str| (name.to_owned(), text.to_owned());
     let tolerations = "[{key: storage, operator: Exists}]";
-    let files = [
-        file("storageClassMap", classes),
-        file("useJobForCleaning", by_jobs),
-        file("jobTolerations", tolerations),
-    ];
+    let files =
+        [file("storageClassMap", classes), file("useJobForCleaning", by_jobs), file("jobTolerations", tolerations)];
     scene.hears(Event::ConfigDir(Ok(files.into())));
 }
 
