@@ -111,11 +111,12 @@ impl Course {
         before + self.plan.resume_at(done - before)
     }
 
-    /// The pass that the position lies in, and the chunk that starts there; `None` at the end.
-    pub fn chunk_at(&self, position: u64) -> Option<(Pass, Chunk)> {
+    /// The pass that the position lies in, and the chunk that starts there, of `most` bytes at the most; `None` at the
+    /// end.
+    pub fn chunk_at(&self, position: u64, most: u64) -> Option<(Pass, Chunk)> {
         let pass = position.checked_div(self.plan.total())?;
         let kind = self.passes.get(usize::try_from(pass).ok()?)?;
-        Some((*kind, self.plan.chunk_at(position % self.plan.total())?))
+        Some((*kind, self.plan.piece_at(position % self.plan.total(), most)?))
     }
 
     /// Whether a pass ends here.
@@ -129,7 +130,7 @@ mod tests {
     use super::*;
     use crate::model::cleaning::{JobId, Permission};
     use crate::model::device::{Evidence, Identity, Place};
-    use crate::model::ranges::GRAIN;
+    use crate::model::ranges::{CHUNK, GRAIN};
 
     const SIZE: u64 = (1 << 30) + 512;
 
@@ -179,7 +180,7 @@ mod tests {
     fn the_position_runs_through_all_passes_without_a_gap() {
         let course = course(Cleaner::Shred { passes: 2 });
         let (mut position, mut ends, mut order) = (0, 0, Vec::new());
-        while let Some((pass, chunk)) = course.chunk_at(position) {
+        while let Some((pass, chunk)) = course.chunk_at(position, CHUNK) {
             assert_eq!(chunk.offset, position % SIZE, "the plan is the whole device");
             position += chunk.len;
             ends += u32::from(course.ends_pass(position));
@@ -197,7 +198,7 @@ mod tests {
         for done in [0, 1, GRAIN, SIZE - 1, SIZE, SIZE + 1, SIZE + GRAIN + 7, 2 * SIZE, 3 * SIZE - 1, 3 * SIZE] {
             let resumed = course.resume_at(done);
             assert!(resumed <= done && done - resumed < GRAIN, "{done} {resumed}");
-            if let Some((_, chunk)) = course.chunk_at(resumed) {
+            if let Some((_, chunk)) = course.chunk_at(resumed, CHUNK) {
                 assert!(chunk.offset.is_multiple_of(GRAIN), "{done}");
             }
         }
@@ -207,6 +208,6 @@ mod tests {
     #[test]
     fn a_device_without_bytes_has_nothing_to_do() {
         let course = Course::new(Ranges::of(Cleaning::Zero, 0), vec![Pass::Random, Pass::Zero]);
-        assert_eq!((course.total(), course.chunk_at(0), course.resume_at(0)), (0, None, 0));
+        assert_eq!((course.total(), course.chunk_at(0, CHUNK), course.resume_at(0)), (0, None, 0));
     }
 }

@@ -25,6 +25,10 @@ const CALL_TIME: Duration = Duration::from_millis(250);
 /// The smallest chunk that adapting leads to.
 const MIN_CHUNK: u64 = 1 << 20;
 
+/// The largest: a device that makes zeros by noting them takes as long for a call as for a hundred MiB, and one that
+/// stops doing so in the middle of it still ends it within 2 s if it writes at the speed of the slowest disks.
+const MAX_CHUNK: u64 = 64 << 20;
+
 /// How much is read back at a time: several devices are cleaned at once, and the whole agent fits into a few MiB.
 const READ_LEN: u64 = 128 << 10;
 
@@ -146,20 +150,18 @@ impl Method<'_> {
         let mut in_cache = 0;
         let mut limit = CHUNK;
         let mut hand = Hand { discards: true, random: None };
-        while let Some((pass, chunk)) = self.course.chunk_at(position) {
+        while let Some((pass, chunk)) = self.course.chunk_at(position, limit.min(self.limit.at_once())) {
             if self.watch.stopped() {
                 return Err(Ended::Cancelled { done: flushed });
             }
             self.same_size()?;
-            if pass == Pass::Random && hand.random.is_none() {
-                // These bytes go to the medium one and all: how fast it takes them shows with a small chunk.
-                limit = MIN_CHUNK;
-            }
-            let chunk = Chunk { len: chunk.len.min(limit).min(self.limit.at_once()), ..chunk };
+            // The bytes of a random pass go to the medium one and all: how fast it takes them shows with a small chunk.
+            let begins = pass == Pass::Random && hand.random.is_none();
+            let chunk = Chunk { len: if begins { chunk.len.min(MIN_CHUNK) } else { chunk.len }, ..chunk };
             let before = Instant::now();
             let way = self.chunk(pass, chunk, &mut hand)?;
             self.watch.alive();
-            limit = adapted(limit, before.elapsed());
+            limit = adapted(if begins { MIN_CHUNK } else { limit }, before.elapsed());
             used = used.max(way);
             position += chunk.len;
             if matches!(way, Used::Zero(Way::Write) | Used::Random) {
@@ -183,9 +185,12 @@ impl Method<'_> {
                 self.take_turns(chunk.len, flushed)?;
             }
         }
-        // Also when there was nothing left to write: an earlier run's last flush may never have come.
-        self.medium.flush()?;
-        self.watch.alive();
+        self.same_size()?;
+        if used == Used::Nothing {
+            // There was nothing left to write, but an earlier run's last flush may never have come.
+            self.medium.flush()?;
+            self.watch.alive();
+        }
         Ok(used)
     }
 
@@ -371,7 +376,7 @@ fn adapted(limit: u64, took: Duration) -> u64 {
     if took > CALL_TIME {
         (limit / 2).max(MIN_CHUNK)
     } else if took < CALL_TIME / 4 {
-        (limit * 2).min(CHUNK)
+        (limit * 2).min(MAX_CHUNK)
     } else {
         limit
     }
@@ -787,7 +792,8 @@ mod tests {
         assert_eq!(adapted(CHUNK, Duration::from_secs(1)), CHUNK / 2);
         assert_eq!(adapted(MIN_CHUNK, Duration::from_secs(1)), MIN_CHUNK);
         assert_eq!(adapted(MIN_CHUNK, Duration::from_millis(1)), 2 * MIN_CHUNK);
-        assert_eq!(adapted(CHUNK, Duration::from_millis(1)), CHUNK);
+        assert_eq!(adapted(CHUNK, Duration::from_millis(1)), 2 * CHUNK);
+        assert_eq!(adapted(MAX_CHUNK, Duration::from_millis(1)), MAX_CHUNK);
         // Two calls take longer than a second together, so the first flush comes after them.
         let slow = Fake { slow: Duration::from_millis(510), size: Cell::new(SIZE / 2), ..Fake::default() };
         let course = Course::new(Ranges::of(Cleaning::Zero, SIZE / 2), vec![Pass::Zero]);

@@ -15,14 +15,15 @@ Methods, by these names or by the original's paths (/scripts/shred.sh):
   discard           discard, read back, and zero what does not read zero
   blkdiscard        discard and believe it
   secure-discard    discard securely, on devices that can
+  fsclean           empty the directory in LOCAL_PV_FILESYSTEM, a mount point; a mount below it keeps all of it as it is
 
-The device is opened exclusively and refused while anything uses it. Exit codes: 0 when it is cleaned and was read back,
-1 when it is not, 2 for bad arguments. SIGTERM ends it between two chunks.";
+The device is opened exclusively and refused while anything uses it, and so is a directory. Exit codes: 0 when it is cleaned
+and was read back, 1 when it is not, 2 for bad arguments. SIGTERM ends it between two chunks.";
 
 #[derive(Debug, Args)]
 pub(super) struct CleanArgs {
     /// How to clean, and for some methods how often
-    #[arg(required = true, value_name = "METHOD [N]", num_args = 1..)]
+    #[arg(value_name = "METHOD [N]", num_args = 0.., required = false)]
     method: Vec<String>,
     /// The block device
     #[arg(long, env = "LOCAL_PV_BLKDEVICE", value_name = "PATH", default_value = "", hide_default_value = true)]
@@ -50,6 +51,9 @@ pub struct CleanOptions {
 }
 
 pub(super) fn options(args: CleanArgs) -> Result<CleanOptions, UsageError> {
+    if args.method.is_empty() {
+        return Err(UsageError("METHOD is missing: clean quick_reset, clean shred 3; see clean --help".to_owned()));
+    }
     let cleaner = Cleaner::of_command(&args.method).map_err(|error| UsageError(error.to_string()))?;
     let (path, flag, variable) = match cleaner {
         Cleaner::Command(_) => {

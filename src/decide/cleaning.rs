@@ -114,7 +114,7 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
         }
         JobStage::Reading => "the device is held; reading its PersistentVolume".to_owned(),
         JobStage::LettingGo => "letting go of the device".to_owned(),
-        JobStage::Read(answers) => match verdict(&entry.state, answers) {
+        JobStage::Read(answers) => match verdict(entry, answers) {
             Ok(()) => {
                 ctx.act(Action::Proceed { entry: entry.id.clone(), job: id });
                 "cleaning".to_owned()
@@ -149,12 +149,15 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
 }
 
 /// SAFETY section 2, step 2: the first byte only if the PV does not exist, or is Released with the same UID and claim.
-fn verdict(state: &State, answers: &[Option<Box<PersistentVolume>>]) -> Result<(), String> {
+fn verdict(entry: &Entry, answers: &[Option<Box<PersistentVolume>>]) -> Result<(), String> {
     for pv in answers.iter().flatten() {
-        let State::Released { pv: recorded, claim_uid, .. } = state else {
+        let State::Released { pv: recorded, claim_uid, .. } = &entry.state else {
             return Err(format!("PersistentVolume {} exists", pv.metadata.name));
         };
         jobs::still_released(recorded, claim_uid, pv)?;
+        if !discovery::is_to_be_cleaned(pv, Some(entry)) {
+            return Err(format!("PersistentVolume {} is to be retained", pv.metadata.name));
+        }
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
         };
         return gone_without_release(ctx, entry, index);
     };
-    let state = state_of(pv);
+    let state = state_of(pv, Some(entry));
     if state.word() != entry.state.word() {
         return ctx.write(entry, state);
     }
@@ -42,7 +42,7 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
     };
     let report = match device_of_pv(ctx, entry, pv) {
         Ok(index) => {
-            repair(ctx, pv, index);
+            repair(ctx, entry, pv, index);
             ctx.report(entry, word, reason)
         }
         Err(Misplaced::Absent) => {
@@ -60,7 +60,7 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
         }
         Err(Misplaced::Unsure(_)) => ctx.report(entry, word, reason),
     };
-    ctx.push(discovery::retained(pv, report));
+    ctx.push(discovery::retained(pv, entry, report));
 }
 
 /// A volume that nobody has claimed and that may lead to another tenant's disk: whoever claimed it next would get that
@@ -145,9 +145,14 @@ pub(super) fn device_of_pv(ctx: &Ctx<'_>, entry: &Entry, pv: &PersistentVolume) 
 }
 
 /// Labels, annotations, capacity and owner of a PV in service, only where they differ.
-fn repair(ctx: &mut Ctx<'_>, pv: &PersistentVolume, index: usize) {
+fn repair(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, index: usize) {
     let Some(node) = ctx.s.existing_node() else { return };
-    let Some(patch) = adopt::repair_patch(ctx.s, node, pv, ctx.devices.groups[index].device) else { return };
+    let device = ctx.devices.groups[index].device;
+    let wanted = match entry.discovered {
+        Some(_) => discovery::wanted(ctx.s, node, device),
+        None => adopt::Wanted::of_raw_device(ctx.s, node, device),
+    };
+    let Some(patch) = adopt::repair_patch(pv, device, wanted) else { return };
     write_pv(ctx, pv, |name, uid, resource_version| Action::RepairPv { name, uid, resource_version, patch });
 }
 
@@ -239,11 +244,11 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
 }
 
 /// The state that a PV of ours gives to its device's entry. One that `Retain` keeps counts as bound: its data is somebody's.
-pub(super) fn state_of(pv: &PersistentVolume) -> State {
+pub(super) fn state_of(pv: &PersistentVolume, entry: Option<&Entry>) -> State {
     let reference = PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
     match pv.status.phase {
         Phase::Bound => State::Bound { pv: reference },
-        Phase::Released if discovery::is_to_be_cleaned(pv) => State::Released {
+        Phase::Released if discovery::is_to_be_cleaned(pv, entry) => State::Released {
             pv: reference,
             claim_uid: pv.spec.claim_ref.as_ref().map(|claim| claim.uid.clone()).unwrap_or_default(),
             outcome: Outcome::Owed,

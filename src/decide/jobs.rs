@@ -140,7 +140,8 @@ fn job_names(s: &Snapshot, entry: &Entry) -> Vec<String> {
 fn is_for(s: &Snapshot, job: &Job, entry: &Entry) -> bool {
     let State::Released { pv, claim_uid, outcome: Outcome::Owed } = &entry.state else { return false };
     let released = s.pv_by_uid(&pv.name, &pv.uid);
-    let released = released.is_some_and(|pv| discovery::is_to_be_cleaned(pv) && cleaning::claim_of(pv) == claim_uid);
+    let released =
+        released.is_some_and(|pv| discovery::is_to_be_cleaned(pv, Some(entry)) && cleaning::claim_of(pv) == claim_uid);
     let this_release = job.metadata.annotations.get(names::CLAIM_ANNOTATION).is_none_or(|claim| claim == claim_uid);
     // Its evidence is of a boot that is over, so that it can only fail.
     let other_boot = job.metadata.annotations.get(names::BOOT_ANNOTATION).is_some_and(|boot| *boot != s.boot_id);
@@ -280,8 +281,17 @@ pub(super) fn orphans(ctx: &mut Ctx<'_>) {
     }
 }
 
+/// What the live read must find for a Job to be made.
+pub fn may_have_a_job(recorded: &PvRef, claim_uid: &str, pv: &PersistentVolume) -> Result<(), String> {
+    still_released(recorded, claim_uid, pv)?;
+    if discovery::policy(pv) != "Delete" {
+        return Err(format!("PersistentVolume {} is to be retained", pv.metadata.name));
+    }
+    Ok(())
+}
+
 /// SAFETY section 2, step 2, for a PV that has to be there: only if it is Released, with the same UID and claim.
-pub fn still_released(recorded: &PvRef, claim_uid: &str, pv: &PersistentVolume) -> Result<(), String> {
+pub(super) fn still_released(recorded: &PvRef, claim_uid: &str, pv: &PersistentVolume) -> Result<(), String> {
     if pv.metadata.uid != recorded.uid {
         return Err(format!("PersistentVolume {} is another object now", pv.metadata.name));
     }

@@ -15,6 +15,7 @@ pub mod plan;
 mod raw_device;
 mod reclaim;
 pub mod snapshot;
+mod taint;
 pub mod volume;
 
 use crate::model::cleaning::Cleaning;
@@ -57,6 +58,7 @@ pub fn decide(s: &Snapshot) -> Plan {
     }
     raw_device::unreadable_paths(&mut ctx);
     jobs::orphans(&mut ctx);
+    taint::remove(&mut ctx);
     ctx.hold_back_if_ledger_fails();
     ctx.plan
 }

@@ -180,7 +180,7 @@ pub(super) fn answered(ctx: &mut Ctx<'_>, entry: &Entry, name: &str, offer_id: &
     let has_id =
         |pv: &&PersistentVolume| pv.metadata.annotations.get(names::OFFER_ANNOTATION).is_some_and(|id| id == offer_id);
     if let Some(pv) = ctx.s.pv(name).filter(has_id) {
-        let state = in_service::state_of(pv);
+        let state = in_service::state_of(pv, Some(entry));
         ctx.write(entry, state);
         return true;
     }

@@ -16,6 +16,8 @@ pub enum Outcome {
     Looked { entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure> },
     /// Of `DeletePv` and `RepairPv`. `None`: the PV does not exist.
     Wrote { name: String, answer: Result<(), Failure> },
+    /// Of `SetTaints`. A Node that does not exist needs none.
+    Tainted { answer: Result<(), Failure> },
     /// Of `ReadForeign`: those that are still there.
     Foreign { answer: Result<Vec<ForeignPv>, Failure> },
     /// Of `ListAllPvs`.

@@ -1,6 +1,6 @@
 //! What a decision says: what is to be done, what was not done and why, and when to look again.
 
-use crate::kube::objects::{Job, PersistentVolume};
+use crate::kube::objects::{Job, Node, PersistentVolume};
 use crate::model::cleaning::{CleanJob, JobId};
 use crate::model::memory::{Entry, EntryId, ForeignPv, Marker, PvRef};
 use crate::model::reason::Reason;
@@ -81,6 +81,11 @@ pub enum Action {
         uid: String,
         resource_version: String,
         patch: serde_json::Value,
+    },
+    /// These taints in place of those that the Node was seen with.
+    SetTaints {
+        seen: Box<Node>,
+        taints: Vec<serde_json::Value>,
     },
     /// Of a cleanup Job.
     Job(JobAction),

@@ -36,17 +36,17 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         };
         return ctx.write(entry, state);
     };
-    if !discovery::is_to_be_cleaned(pv) {
+    if !discovery::is_to_be_cleaned(pv, Some(entry)) {
         // Somebody put it back into service: what was owed for the release is void, or data in use would be lost.
         if !cleaning::let_go_of(ctx, entry, "the PersistentVolume is not Released any more") {
-            ctx.write(entry, in_service::state_of(pv));
+            ctx.write(entry, in_service::state_of(pv, Some(entry)));
         }
         return;
     }
     if cleaning::claim_of(pv) != claim_uid {
         // It was in service in between, unseen: whatever was cleaned then says nothing about what the next tenant left.
         if !cleaning::let_go_of(ctx, entry, "the PersistentVolume was bound and released again") {
-            ctx.write(entry, in_service::state_of(pv));
+            ctx.write(entry, in_service::state_of(pv, Some(entry)));
         }
         return;
     }
@@ -205,12 +205,13 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
     if let Some(back) = came_back(ctx, index, pv) {
         return ctx.write(entry, back);
     }
-    let released = pv.and_then(|pv| ctx.s.pv_by_uid(&pv.name, &pv.uid)).filter(|pv| discovery::is_to_be_cleaned(pv));
+    let released =
+        pv.and_then(|pv| ctx.s.pv_by_uid(&pv.name, &pv.uid)).filter(|pv| discovery::is_to_be_cleaned(pv, Some(entry)));
     let other_claim = ctx.devices.claims_beside(index, released.map(|pv| pv.metadata.uid.as_str())).map(|c| c.name);
     let group = &ctx.devices.groups[index];
     if ctx.approved(nonce) && other_claim.is_none() && group.problem.is_none() {
         let state = match released {
-            Some(pv) => in_service::state_of(pv),
+            Some(pv) => in_service::state_of(pv, Some(entry)),
             None => State::Dirty { owed: Owed::Approval, pv_name: pv.map(|pv| pv.name.clone()) },
         };
         return ctx.write(entry, state);
@@ -245,5 +246,5 @@ fn came_back(ctx: &Ctx<'_>, index: usize, recorded: Option<&PvRef>) -> Option<St
         Comparison::Different => false,
     };
     let ours = adopt::is_ours(ctx.s, pv).is_ok();
-    (pv.status.phase == Phase::Bound && same && ours && group.problem.is_none()).then(|| in_service::state_of(pv))
+    (pv.status.phase == Phase::Bound && same && ours && group.problem.is_none()).then(|| in_service::state_of(pv, None))
 }

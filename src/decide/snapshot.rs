@@ -63,6 +63,8 @@ pub struct Snapshot {
     pub taken_names: BTreeSet<String>,
     /// The last write (PATCH, DELETE) to each PV, by name, unless it failed.
     pub writes: BTreeMap<String, Write>,
+    /// The last write of the Node's taints, unless it failed.
+    pub taints_write: Option<Write>,
     /// The one LIST of all PVs is under way.
     pub listing: bool,
     /// Its answer, until it is in the marker.
@@ -97,6 +99,8 @@ pub enum BackoffKey {
     Job(String),
     /// The one LIST of all PVs.
     List,
+    /// The Node's taints.
+    Taints,
 }
 
 /// What is known of the settings.
@@ -135,6 +139,8 @@ pub struct DiscoveryView {
     pub refused: Vec<String>,
     /// Keys that mean nothing, and the like.
     pub warnings: Vec<String>,
+    /// The turn in which it was read last: only a look that began later has looked through its directories.
+    pub read_at: u64,
 }
 
 /// The last complete look at the devices.
@@ -216,7 +222,7 @@ pub enum JobStage {
     Ended(CleanResult),
 }
 
-/// A write to a PV. Until the watch shows another version there is nothing more to write on this one.
+/// A write to a PV, or to the Node. Until the watch shows another version there is nothing more to write on this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     pub resource_version: String,

@@ -2,8 +2,9 @@
 //! Decides nothing and retries nothing: what a failure means is `decide`'s business.
 
 mod listing;
+pub mod pool;
 
-use crate::decide::jobs::still_released;
+use crate::decide::jobs::may_have_a_job;
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, JobAction};
 use crate::kube::client::Client;
@@ -11,16 +12,12 @@ use crate::kube::error::ApiError;
 use crate::kube::objects::{Job, PersistentVolume};
 use crate::kube::request::{self, discovery};
 use crate::model::memory::{ForeignPv, PvRef};
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use pool::Pool;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 
 /// Requests under way at once. An API server answers a POST in some 5 ms: four threads make 200 volumes in a second,
 /// and one node is no burden on the server.
 const THREADS: usize = 4;
-
-/// A TLS handshake needs most of it; only what is touched costs memory.
-const STACK_SIZE: usize = 256 << 10;
 
 /// Who asks: the node whose volumes are meant.
 #[derive(Debug, Clone)]
@@ -31,59 +28,30 @@ pub struct NodeScope {
     pub discovery_dir: bool,
 }
 
-/// The running threads. They end when the sender of actions is dropped and what was begun is answered.
-pub struct Executor {
-    actions: Option<Sender<(Action, NodeScopeWithHost)>>,
-    client: Client,
-    threads: Vec<JoinHandle<()>>,
-}
+/// The running threads.
+pub struct Executor(Pool<(Action, NodeScopeWithHost)>);
 
 /// The scope, with the hostname that the Node carries when the action is dispatched.
 type NodeScopeWithHost = (Arc<NodeScope>, String);
 
 impl Executor {
     pub fn spawn(client: &Client, sink: impl Fn(Outcome) + Send + Sync + 'static) -> std::io::Result<Executor> {
-        let (sender, receiver) = unbounded::<(Action, NodeScopeWithHost)>();
-        let sink = Arc::new(sink);
-        let client = client.fork();
-        let threads = (0..THREADS)
-            .map(|number| {
-                let (client, receiver, sink) = (client.clone(), receiver.clone(), sink.clone());
-                Builder::new()
-                    .name(format!("execute-{number}"))
-                    .stack_size(STACK_SIZE)
-                    .spawn(move || serve(&client, &receiver, &*sink))
-            })
-            .collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Executor { actions: Some(sender), client, threads })
+        let work = move |client: &Client, (action, (scope, hostname)): (Action, NodeScopeWithHost)| {
+            if let Some(outcome) = carry_out(client, action, &scope, &hostname) {
+                sink(outcome);
+            }
+        };
+        Pool::spawn("execute", THREADS, client, work).map(Executor)
     }
 
     /// Hands an action over. `hostname` is the Node's `kubernetes.io/hostname`.
     pub fn submit(&self, action: Action, scope: &Arc<NodeScope>, hostname: &str) {
-        if let Some(actions) = &self.actions
-            && actions.send((action, (scope.clone(), hostname.to_owned()))).is_err()
-        {
-            log::error!("the threads that write to the API server have ended");
-        }
+        self.0.submit((action, (scope.clone(), hostname.to_owned())));
     }
 
     /// Ends requests under way at once and waits for the threads.
-    pub fn stop(mut self) {
-        self.actions = None;
-        self.client.shutdown();
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                log::error!("a thread that writes to the API server panicked");
-            }
-        }
-    }
-}
-
-fn serve(client: &Client, actions: &Receiver<(Action, NodeScopeWithHost)>, sink: &dyn Fn(Outcome)) {
-    for (action, (scope, hostname)) in actions {
-        if let Some(outcome) = carry_out(client, action, &scope, &hostname) {
-            sink(outcome);
-        }
+    pub fn stop(self) {
+        self.0.stop();
     }
 }
 
@@ -106,6 +74,10 @@ fn carry_out(client: &Client, action: Action, scope: &NodeScope, hostname: &str)
         Action::RepairPv { name, patch, .. } => {
             let answer = client.call::<serde_json::Value>(&request::patch_persistent_volume(&name, &patch));
             Outcome::Wrote { name, answer: unless_gone(answer) }
+        }
+        Action::SetTaints { seen, taints } => {
+            let answer = client.call::<serde_json::Value>(&request::discovery::patch_taints(&seen, &taints));
+            Outcome::Tainted { answer: unless_gone(answer) }
         }
         Action::ReadForeign { pvs } => {
             let there =
@@ -153,7 +125,7 @@ fn write_job(client: &Client, action: JobAction) -> Result<Option<Box<Job>>, Fai
 fn make_way_for(client: &Client, pv: &PvRef, claim_uid: &str) -> Result<(), Failure> {
     let live = get(client, &pv.name).map_err(|error| failure(&error))?;
     let verdict = match &live {
-        Some(live) => still_released(pv, claim_uid, live),
+        Some(live) => may_have_a_job(pv, claim_uid, live),
         None => Err(format!("PersistentVolume {} does not exist any more", pv.name)),
     };
     verdict.map_err(|why| Failure { reason: format!("no Job was made: {why}"), conflict: true, retry_after: None })
@@ -175,7 +147,7 @@ fn create(client: &Client, pv: &PersistentVolume) -> Result<Box<PersistentVolume
     }
 }
 
-/// A PV that is gone needs no write any more.
+/// What is gone needs no write any more.
 fn unless_gone<T>(answer: Result<T, ApiError>) -> Result<(), Failure> {
     match answer {
         Ok(_) => Ok(()),

@@ -72,6 +72,20 @@ impl Resource {
         }
     }
 
+    /// `kind` of its objects; a list's is this word and `List`.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Resource::Nodes => "Node",
+            Resource::PersistentVolumes => "PersistentVolume",
+            Resource::PersistentVolumeClaims => "PersistentVolumeClaim",
+            Resource::ConfigMaps => "ConfigMap",
+            Resource::Events => "Event",
+            Resource::Leases => "Lease",
+            Resource::StorageClasses => "StorageClass",
+            Resource::Jobs => "Job",
+        }
+    }
+
     /// Group and version, as objects carry them.
     pub fn api_version(self) -> &'static str {
         match self {
@@ -127,6 +141,7 @@ pub struct Body {
 
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
+const JSON_PATCH: &str = "application/json-patch+json";
 
 impl Request {
     fn new(verb: Verb, resource: Resource) -> Self {
@@ -297,7 +312,7 @@ impl<T: Object> Target<T> {
     /// No resourceVersion is sent: the answer is the most recent state, at least as new as our own writes. `"0"`
     /// would be cheaper for the server, but it may go back in time and, on older servers, ignores `limit`.
     pub fn list(&self, limit: u32, continue_token: Option<&str>) -> Request {
-        let mut request = self.request(Verb::List).expecting(&format!("{}List", T::KIND));
+        let mut request = self.request(Verb::List).expecting(&format!("{}List", self.resource.kind()));
         request.query.push(("limit", limit.to_string()));
         if let Some(token) = continue_token {
             request.query.push(("continue", token.to_owned()));
@@ -346,7 +361,7 @@ pub fn get_persistent_volume(name: &str) -> Request {
 
 /// `status` is not sent: the API server sets it. RBAC: `create` of `persistentvolumes`.
 pub fn create_persistent_volume(pv: &PersistentVolume) -> Request {
-    let mut json = typed(Resource::PersistentVolumes, "PersistentVolume", json!(pv));
+    let mut json = typed(Resource::PersistentVolumes, json!(pv));
     if let Some(object) = json.as_object_mut() {
         object.remove("status");
     }
@@ -374,7 +389,7 @@ pub fn create_event(event: &Event) -> Request {
     Request::named(Verb::Create, Resource::Events, &event.metadata.name)
         .in_namespace(&event.metadata.namespace)
         .expecting("Event")
-        .with_body(JSON, &typed(Resource::Events, "Event", json!(event)))
+        .with_body(JSON, &typed(Resource::Events, json!(event)))
 }
 
 /// Says that the same thing happened again: a new count and time for an Event that exists.
@@ -416,10 +431,10 @@ fn rbac(resource: Resource, verb: Verb) -> Rbac {
     }
 }
 
-fn typed(resource: Resource, kind: &str, mut json: Value) -> Value {
+fn typed(resource: Resource, mut json: Value) -> Value {
     if let Some(object) = json.as_object_mut() {
         object.insert("apiVersion".to_owned(), resource.api_version().into());
-        object.insert("kind".to_owned(), kind.into());
+        object.insert("kind".to_owned(), resource.kind().into());
     }
     json
 }
@@ -488,10 +503,14 @@ mod tests {
 
     #[test]
     fn the_rules_are_those_of_the_builders_and_no_others() {
-        let mut needed: Vec<Rbac> = every_request().iter().map(Request::rbac).collect();
+        assert_rules(&every_request(), all_rbac());
+    }
+
+    /// What the requests need is what is stated, each once.
+    pub(super) fn assert_rules(requests: &[Request], mut stated: Vec<Rbac>) {
+        let mut needed: Vec<Rbac> = requests.iter().map(Request::rbac).collect();
         needed.sort();
         needed.dedup();
-        let mut stated = all_rbac();
         stated.sort();
         assert_eq!(needed, stated);
     }

@@ -11,7 +11,6 @@ use super::answer::{excerpt, stream_status};
 use super::error::ApiError;
 use super::objects::{List, Object, Status};
 use serde::Deserialize;
-use std::marker::PhantomData;
 use std::time::Duration;
 
 /// Objects a page. A PV has 1.5 to 3 kB on the wire, so a page is read in about 200 kB.
@@ -50,6 +49,19 @@ pub enum WatchUpdate<T> {
     Unsynced { reason: String },
     /// After `Unsynced`, without a `Replaced` between: the stream is open again from where it was.
     Resumed,
+}
+
+impl<T> WatchUpdate<T> {
+    /// The same about another view of the objects.
+    pub fn map<U>(self, view: impl Fn(T) -> U) -> WatchUpdate<U> {
+        match self {
+            WatchUpdate::Replaced(all) => WatchUpdate::Replaced(all.into_iter().map(view).collect()),
+            WatchUpdate::Applied(object) => WatchUpdate::Applied(view(object)),
+            WatchUpdate::Deleted(object) => WatchUpdate::Deleted(view(object)),
+            WatchUpdate::Unsynced { reason } => WatchUpdate::Unsynced { reason },
+            WatchUpdate::Resumed => WatchUpdate::Resumed,
+        }
+    }
 }
 
 /// What to do next.
@@ -103,12 +115,13 @@ pub struct WatchMachine<T> {
     told: Option<String>,
     restarts: u64,
     jitter: Jitter,
-    kind: PhantomData<fn() -> T>,
+    /// `kind` of the objects.
+    kind: &'static str,
 }
 
 impl<T: Object> WatchMachine<T> {
-    /// `seed`: any number, another one on every node.
-    pub fn new(seed: u64) -> Self {
+    /// `seed`: any number, another one on every node. `kind`: that of the objects.
+    pub fn new(seed: u64, kind: &'static str) -> Self {
         Self {
             phase: Phase::Listing { continue_token: None },
             items: Vec::new(),
@@ -122,7 +135,7 @@ impl<T: Object> WatchMachine<T> {
             told: None,
             restarts: 0,
             jitter: Jitter::new(seed),
-            kind: PhantomData,
+            kind,
         }
     }
 
@@ -213,8 +226,8 @@ impl<T: Object> WatchMachine<T> {
                 Err(reason) => self.backwards(now, reason),
             },
             (Some(word @ ("ADDED" | "MODIFIED" | "DELETED")), _) => {
-                if head.object.kind.as_deref() != Some(T::KIND) {
-                    return self.unreadable(now, &format!("{word} without a {}", T::KIND), line);
+                if head.object.kind.as_deref() != Some(self.kind) {
+                    return self.unreadable(now, &format!("{word} without a {}", self.kind), line);
                 }
                 let object: T = match serde_json::from_slice::<LineObject<T>>(line) {
                     Ok(LineObject { object }) => object,

@@ -12,7 +12,8 @@ pub const HEAD: u64 = 100 << 20;
 /// What `quick` makes zero at the end: backup GPT, RAID superblocks, two ZFS labels.
 pub const TAIL: u64 = 1 << 20;
 
-/// The longest range made zero by one call: such calls cannot be interrupted (SAFETY section 7).
+/// The longest range made zero by one call on a device that nothing is known of: such calls cannot be interrupted
+/// (SAFETY section 7).
 pub const CHUNK: u64 = 16 << 20;
 
 /// Every range starts at a multiple of this, and positions are rounded down to it: no device has larger blocks.
@@ -31,7 +32,7 @@ pub struct Ranges {
     total: u64,
 }
 
-/// A piece of the plan: at most [`CHUNK`] bytes that lie side by side.
+/// A piece of the plan: bytes that lie side by side, in general at most [`CHUNK`] of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chunk {
     /// The position in the plan: bytes of the plan before it.
@@ -79,12 +80,17 @@ impl Ranges {
 
     /// The chunk that starts at this position; `None` at the end of the plan.
     pub fn chunk_at(&self, position: u64) -> Option<Chunk> {
+        self.piece_at(position, CHUNK)
+    }
+
+    /// The same, for who knows how long the device takes: as many bytes as lie side by side, and `most` at the most.
+    pub fn piece_at(&self, position: u64, most: u64) -> Option<Chunk> {
         let mut before = 0;
         for range in &self.ranges {
             let len = range.end - range.start;
             if position < before + len {
                 let into = position - before;
-                return Some(Chunk { position, offset: range.start + into, len: (len - into).min(CHUNK) });
+                return Some(Chunk { position, offset: range.start + into, len: (len - into).min(most) });
             }
             before += len;
         }

@@ -7,22 +7,18 @@
 use super::affinity::Reach;
 use super::decide::Action;
 use super::lease::Lead;
-use super::view::{Claim, Volume, split};
+use super::view::{Claim, Seen, Volume, split};
+use crate::execute::pool::Pool;
 use crate::kube::client::Client;
 use crate::kube::error::ApiError;
 use crate::kube::objects::{List, Node};
 use crate::kube::request::cleanup::{delete_claim, nodes_of_hostname, patch_claim};
 use crate::kube::request::{Request, delete_persistent_volume, get_node, get_persistent_volume};
 use crate::model::names::{NODE_GONE_ANNOTATION, is_label_value};
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
-
-/// A TLS handshake needs most of it; only what is touched costs memory.
-const STACK_SIZE: usize = 256 << 10;
 
 /// How an action ended.
 #[derive(Debug)]
@@ -50,60 +46,18 @@ impl From<ApiError> for NotDone {
     }
 }
 
-/// The running threads.
-pub struct Actors {
-    actions: Option<Sender<Action>>,
-    client: Client,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Actors {
-    pub fn spawn(
-        client: &Client,
-        threads: usize,
-        lead: &Arc<Lead>,
-        sink: impl Fn(Outcome) + Send + Sync + 'static,
-    ) -> std::io::Result<Actors> {
-        let (sender, receiver) = unbounded::<Action>();
-        let sink = Arc::new(sink);
-        let client = client.fork();
-        let threads = (0..threads)
-            .map(|number| {
-                let (client, receiver, lead, sink) = (client.clone(), receiver.clone(), lead.clone(), sink.clone());
-                Builder::new()
-                    .name(format!("act-{number}"))
-                    .stack_size(STACK_SIZE)
-                    .spawn(move || serve(&client, &receiver, &lead, &*sink))
-            })
-            .collect::<std::io::Result<Vec<_>>>()?;
-        Ok(Actors { actions: Some(sender), client, threads })
-    }
-
-    pub fn submit(&self, action: Action) {
-        if let Some(actions) = &self.actions
-            && actions.send(action).is_err()
-        {
-            log::error!("the threads that write to the API server have ended");
-        }
-    }
-
-    /// Ends requests under way at once and waits for the threads.
-    pub fn stop(mut self) {
-        self.actions = None;
-        self.client.shutdown();
-        for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                log::error!("a thread that writes to the API server panicked");
-            }
-        }
-    }
-}
-
-fn serve(client: &Client, actions: &Receiver<Action>, lead: &Lead, sink: &dyn Fn(Outcome)) {
-    for action in actions {
-        let answer = carry_out(client, lead, &action);
+/// Starts the threads; `sink` is given each outcome.
+pub fn spawn(
+    client: &Client,
+    threads: usize,
+    lead: &Arc<Lead>,
+    sink: impl Fn(Outcome) + Send + Sync + 'static,
+) -> std::io::Result<Pool<Action>> {
+    let lead = lead.clone();
+    Pool::spawn("act", threads, client, move |client: &Client, action: Action| {
+        let answer = carry_out(client, &lead, &action);
         sink(Outcome { action, answer });
-    }
+    })
 }
 
 fn carry_out(client: &Client, lead: &Lead, action: &Action) -> Result<(), NotDone> {
@@ -140,7 +94,7 @@ fn annotate(claim: &Claim, value: &Value) -> Request {
 
 /// The volume is the one that was decided on, bound to the same claim and reached from the same nodes.
 fn still_bound(client: &Client, volume: &Volume) -> Result<(), NotDone> {
-    let live = client.call::<Volume>(&get_persistent_volume(&volume.name))?;
+    let live = Volume::from(client.call::<Seen>(&get_persistent_volume(&volume.name))?);
     let same = live.uid == volume.uid
         && live.claim == volume.claim
         && live.class == volume.class

@@ -3,7 +3,6 @@
 
 use crate::kube::objects::{NodeSelectorTerm, VolumeNodeAffinity};
 use crate::model::names::HOSTNAME_LABEL;
-use std::collections::BTreeSet;
 
 /// Where a volume can be reached from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,17 +20,21 @@ pub enum Reach {
 pub fn reach(affinity: Option<&VolumeNodeAffinity>) -> Reach {
     let terms =
         affinity.and_then(|a| a.required.as_ref()).map(|r| r.node_selector_terms.as_slice()).unwrap_or_default();
-    let mut nodes = BTreeSet::new();
+    let mut nodes: Vec<Box<str>> = Vec::new();
     for term in terms.iter().filter(|term| !selects_nothing(term)) {
-        match hostnames(term) {
-            Some(names) => nodes.extend(names),
-            None => return Reach::Unknown("a term of its node affinity names no hostname"),
+        let Some(names) = hostnames(term) else {
+            return Reach::Unknown("a term of its node affinity names no hostname");
+        };
+        for name in names {
+            if !nodes.iter().any(|node| **node == *name) {
+                nodes.push(name.into());
+            }
         }
     }
     if nodes.is_empty() {
         return Reach::Unknown("its node affinity names no node");
     }
-    Reach::Nodes(nodes.into_iter().map(Box::from).collect())
+    Reach::Nodes(nodes)
 }
 
 /// Kubernetes: a term without any requirement matches no node.
@@ -40,12 +43,15 @@ fn selects_nothing(term: &NodeSelectorTerm) -> bool {
 }
 
 /// The hostnames that every hostname requirement of the term allows; `None` if it has no such requirement.
-fn hostnames(term: &NodeSelectorTerm) -> Option<BTreeSet<&str>> {
+fn hostnames(term: &NodeSelectorTerm) -> Option<Vec<&str>> {
     term.match_expressions
         .iter()
         .filter(|e| e.key == HOSTNAME_LABEL && e.operator == "In")
-        .map(|e| e.values.iter().map(String::as_str).collect::<BTreeSet<_>>())
-        .reduce(|all, next| all.intersection(&next).copied().collect())
+        .map(|e| e.values.iter().map(String::as_str).collect::<Vec<_>>())
+        .reduce(|mut all, next| {
+            all.retain(|node| next.contains(node));
+            all
+        })
 }
 
 #[cfg(test)]

@@ -1,23 +1,17 @@
 //! The objects of one kind as the watch last said they are, and whether that can be believed now. Pure.
 
-use super::view::{Claim, NodeName, Volume};
-use crate::kube::objects::Object;
+use super::view::{Claim, NodeName, Seen, Volume};
 use crate::kube::watch::WatchUpdate;
-use std::collections::BTreeMap;
 
-/// What a cache needs of an object.
-pub trait Kept: Object {
+/// What a cache needs of an object. Of a Node only the names are kept, so that a cluster's heartbeats change nothing and
+/// cost no decision.
+pub trait Kept: From<Seen> + PartialEq + 'static {
     fn key(&self) -> &str;
-    /// No decision can tell the two apart.
-    fn same(&self, other: &Self) -> bool;
 }
 
 impl Kept for Volume {
     fn key(&self) -> &str {
         &self.name
-    }
-    fn same(&self, other: &Self) -> bool {
-        self == other
     }
 }
 
@@ -25,31 +19,25 @@ impl Kept for Claim {
     fn key(&self) -> &str {
         &self.key
     }
-    fn same(&self, other: &Self) -> bool {
-        self == other
-    }
 }
 
 impl Kept for NodeName {
     fn key(&self) -> &str {
         &self.name
     }
-    /// A Node changes all the time, its names do not: a cluster's heartbeats must not cost a decision each.
-    fn same(&self, other: &Self) -> bool {
-        self.name == other.name && self.hostname == other.hostname
-    }
 }
 
+/// One sorted vector: it is filled once from a list that comes sorted, and a tree's code is larger than this room.
 #[derive(Debug)]
 pub struct Cache<T> {
-    objects: BTreeMap<Box<str>, T>,
+    objects: Vec<T>,
     /// Why it is not to be believed.
     awaited: Option<String>,
 }
 
 impl<T: Kept> Default for Cache<T> {
     fn default() -> Self {
-        Cache { objects: BTreeMap::new(), awaited: Some("not read yet".to_owned()) }
+        Cache { objects: Vec::new(), awaited: Some("not read yet".to_owned()) }
     }
 }
 
@@ -58,19 +46,18 @@ impl<T: Kept> Cache<T> {
     pub fn apply(&mut self, update: WatchUpdate<T>, keep: impl Fn(&T) -> bool) -> bool {
         match update {
             WatchUpdate::Replaced(all) => {
-                self.objects = all.into_iter().filter(keep).map(|object| (Box::from(object.key()), object)).collect();
+                self.objects = Vec::new();
+                for object in all.into_iter().filter(keep) {
+                    self.put(object);
+                }
+                self.objects.shrink_to_fit();
                 self.awaited = None;
                 true
             }
-            WatchUpdate::Applied(object) if keep(&object) => match self.objects.get_mut(object.key()) {
-                Some(old) => {
-                    let changed = !old.same(&object);
-                    *old = object;
-                    changed
-                }
-                None => self.objects.insert(Box::from(object.key()), object).is_none(),
-            },
-            WatchUpdate::Applied(object) | WatchUpdate::Deleted(object) => self.objects.remove(object.key()).is_some(),
+            WatchUpdate::Applied(object) if keep(&object) => self.put(object),
+            WatchUpdate::Applied(object) | WatchUpdate::Deleted(object) => {
+                self.place(object.key()).map(|at| self.objects.remove(at)).is_ok()
+            }
             WatchUpdate::Unsynced { reason } => {
                 self.awaited = Some(reason);
                 true
@@ -83,16 +70,36 @@ impl<T: Kept> Cache<T> {
     }
 
     pub fn get(&self, key: &str) -> Option<&T> {
-        self.objects.get(key)
+        self.place(key).ok().and_then(|at| self.objects.get(at))
     }
 
+    /// In the order of their keys.
     pub fn values(&self) -> impl Iterator<Item = &T> {
-        self.objects.values()
+        self.objects.iter()
     }
 
     /// Why it is not to be believed; `None`: it is.
     pub fn awaited(&self) -> Option<&str> {
         self.awaited.as_deref()
+    }
+
+    /// Whether it was another one, or none.
+    fn put(&mut self, object: T) -> bool {
+        match self.place(object.key()) {
+            Ok(at) if self.objects[at] == object => false,
+            Ok(at) => {
+                self.objects[at] = object;
+                true
+            }
+            Err(at) => {
+                self.objects.insert(at, object);
+                true
+            }
+        }
+    }
+
+    fn place(&self, key: &str) -> Result<usize, usize> {
+        self.objects.binary_search_by(|object| object.key().cmp(key))
     }
 }
 
@@ -100,8 +107,8 @@ impl<T: Kept> Cache<T> {
 mod tests {
     use super::*;
 
-    fn node(name: &str, version: &str, hostname: Option<&str>) -> NodeName {
-        NodeName { name: name.into(), resource_version: version.into(), hostname: hostname.map(Box::from) }
+    fn node(name: &str, hostname: Option<&str>) -> NodeName {
+        NodeName { name: name.into(), hostname: hostname.map(Box::from) }
     }
 
     #[test]
@@ -110,7 +117,7 @@ mod tests {
         assert!(nodes.awaited().is_some());
         nodes.apply(WatchUpdate::Unsynced { reason: "forbidden".to_owned() }, |_| true);
         assert_eq!(nodes.awaited(), Some("forbidden"));
-        nodes.apply(WatchUpdate::Replaced(vec![node("n1", "1", None)]), |_| true);
+        nodes.apply(WatchUpdate::Replaced(vec![node("n1", None)]), |_| true);
         assert_eq!(nodes.awaited(), None);
         nodes.apply(WatchUpdate::Unsynced { reason: "cut".to_owned() }, |_| true);
         assert_eq!(nodes.awaited(), Some("cut"));
@@ -121,20 +128,20 @@ mod tests {
     #[test]
     fn a_heartbeat_changes_nothing_and_a_new_hostname_does() {
         let mut nodes = Cache::<NodeName>::default();
-        nodes.apply(WatchUpdate::Replaced(vec![node("n1", "1", None)]), |_| true);
-        assert!(!nodes.apply(WatchUpdate::Applied(node("n1", "2", None)), |_| true));
-        assert!(nodes.apply(WatchUpdate::Applied(node("n1", "3", Some("h"))), |_| true));
-        assert!(nodes.apply(WatchUpdate::Deleted(node("n1", "4", Some("h"))), |_| true));
-        assert!(!nodes.apply(WatchUpdate::Deleted(node("n1", "4", Some("h"))), |_| true));
+        nodes.apply(WatchUpdate::Replaced(vec![node("n1", None)]), |_| true);
+        assert!(!nodes.apply(WatchUpdate::Applied(node("n1", None)), |_| true));
+        assert!(nodes.apply(WatchUpdate::Applied(node("n1", Some("h"))), |_| true));
+        assert!(nodes.apply(WatchUpdate::Deleted(node("n1", Some("h"))), |_| true));
+        assert!(!nodes.apply(WatchUpdate::Deleted(node("n1", Some("h"))), |_| true));
     }
 
     #[test]
     fn what_is_not_wanted_any_more_is_forgotten() {
         let mut nodes = Cache::<NodeName>::default();
         let with_hostname = |node: &NodeName| node.hostname.is_some();
-        nodes.apply(WatchUpdate::Replaced(vec![node("n1", "1", None), node("n2", "1", Some("h"))]), with_hostname);
+        nodes.apply(WatchUpdate::Replaced(vec![node("n1", None), node("n2", Some("h"))]), with_hostname);
         assert_eq!(nodes.values().count(), 1);
-        assert!(nodes.apply(WatchUpdate::Applied(node("n2", "2", None)), with_hostname));
+        assert!(nodes.apply(WatchUpdate::Applied(node("n2", None)), with_hostname));
         assert_eq!(nodes.values().count(), 0);
     }
 }

@@ -15,7 +15,7 @@ use crate::record::{About, Note};
 use crate::serve::{BEAT_EVERY, Board, CleanupMetrics};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -65,13 +65,19 @@ pub struct Control<H> {
     /// Since when the Nodes are not watched.
     blind: Option<Blind>,
     waits: Waits,
-    in_flight: BTreeSet<Subject>,
-    /// Done on this resourceVersion, which the watch has still to follow.
-    settled: BTreeMap<Subject, Box<str>>,
-    backoffs: BTreeMap<Subject, Backoff>,
+    tasks: HashMap<Subject, Task>,
     left_alone: Vec<LeftAlone>,
     next_sweep: Duration,
     next_resync: Option<Duration>,
+}
+
+/// What is under way with a subject.
+#[derive(Debug, Default)]
+struct Task {
+    in_flight: bool,
+    /// Done on this resourceVersion, which the watch has still to follow.
+    settled: Option<Box<str>>,
+    backoff: Option<Backoff>,
 }
 
 /// The Nodes are not watched since this time, and were not for so long before it.
@@ -107,9 +113,7 @@ impl<H: Hands> Control<H> {
             watched: Watched { since: Duration::ZERO, unwatched: Duration::MAX },
             blind: None,
             waits: Waits::new(),
-            in_flight: BTreeSet::new(),
-            settled: BTreeMap::new(),
-            backoffs: BTreeMap::new(),
+            tasks: HashMap::new(),
             left_alone: Vec::new(),
             next_sweep: Duration::ZERO,
         }
@@ -233,7 +237,7 @@ impl<H: Hands> Control<H> {
         {
             self.next_resync = Some(now + interval);
         }
-        self.forget(&plan);
+        self.forget();
         self.dispatch(now, &mut plan);
         self.waits = std::mem::take(&mut plan.waits);
         let wake_at = plan.wake_at;
@@ -241,33 +245,29 @@ impl<H: Hands> Control<H> {
         wake_at
     }
 
-    /// What is remembered about subjects with which nothing is done any more.
-    fn forget(&mut self, plan: &Plan) {
+    /// Forgets what is remembered about objects that do not exist any more.
+    fn forget(&mut self) {
         let (volumes, claims) = (&self.volumes, &self.claims);
-        self.settled.retain(|subject, version| match subject {
-            Subject::Claim(key) => claims.get(key).is_some_and(|claim| claim.resource_version == *version),
-            Subject::Volume(name) => volumes.get(name).is_some_and(|volume| volume.resource_version == *version),
-        });
-        // Volumes are only named when it is time to look for them.
-        let named: BTreeSet<Subject> = plan.actions.iter().map(Action::subject).collect();
-        self.backoffs.retain(|subject, _| match subject {
-            Subject::Claim(_) => named.contains(subject),
-            Subject::Volume(name) => volumes.get(name).is_some(),
+        self.tasks.retain(|subject, task| {
+            let there = match subject {
+                Subject::Claim(key) => claims.get(key).is_some(),
+                Subject::Volume(name) => volumes.get(name).is_some(),
+            };
+            task.in_flight || there
         });
     }
 
     fn dispatch(&mut self, now: Duration, plan: &mut Plan) {
         for action in std::mem::take(&mut plan.actions) {
-            let subject = action.subject();
-            let settled = self.settled.get(&subject).is_some_and(|version| **version == *action.resource_version());
-            if settled || self.in_flight.contains(&subject) {
+            let task = self.tasks.entry(action.subject()).or_default();
+            if task.in_flight || task.settled.as_deref() == Some(action.resource_version()) {
                 continue;
             }
-            if let Some(backoff) = self.backoffs.get(&subject).filter(|backoff| backoff.until > now) {
+            if let Some(backoff) = task.backoff.as_ref().filter(|backoff| backoff.until > now) {
                 plan.wake_at = Some(plan.wake_at.map_or(backoff.until, |at| at.min(backoff.until)));
                 continue;
             }
-            self.in_flight.insert(subject);
+            task.in_flight = true;
             self.hands.act(action);
         }
     }
@@ -275,30 +275,25 @@ impl<H: Hands> Control<H> {
     /// An action has ended.
     fn ended(&mut self, now: Duration, outcome: Outcome) {
         let Outcome { action, answer } = outcome;
-        let subject = action.subject();
-        self.in_flight.remove(&subject);
         self.count(&action, &answer);
-        match answer {
+        let task = self.tasks.entry(action.subject()).or_default();
+        task.in_flight = false;
+        let (reason, retry_after) = match answer {
             Ok(()) => {
-                self.say(&action);
-                self.backoffs.remove(&subject);
-                self.settled.insert(subject, action.resource_version().into());
+                *task = Task { settled: Some(action.resource_version().into()), ..Task::default() };
+                return self.say(&action);
             }
             Err(NotDone::Stale(reason)) => {
                 log::info!("{}: not done: {reason}", describe(&action));
-                self.back_off(now, subject, reason, None);
+                (reason, None)
             }
             Err(NotDone::Failed { reason, retry_after }) => {
                 log::warn!("{}: failed: {reason}", describe(&action));
-                self.back_off(now, subject, reason, retry_after);
+                (reason, retry_after)
             }
-        }
-    }
-
-    fn back_off(&mut self, now: Duration, subject: Subject, reason: String, retry_after: Option<Duration>) {
-        let backoff = Backoff::after(self.backoffs.get(&subject), API, now, reason)
-            .no_sooner_than(now + retry_after.unwrap_or_default());
-        self.backoffs.insert(subject, backoff);
+        };
+        let backoff = Backoff::after(task.backoff.as_ref(), API, now, reason);
+        task.backoff = Some(backoff.no_sooner_than(now + retry_after.unwrap_or_default()));
     }
 
     fn count(&self, action: &Action, answer: &Result<(), NotDone>) {

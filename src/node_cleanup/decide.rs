@@ -17,7 +17,7 @@ use super::cache::Cache;
 use super::view::{Claim, NodeName, Volume};
 use crate::kube::objects::Phase;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 /// A mark may be so much ahead of this clock, since another replica's clock wrote it. One from further ahead would hold
@@ -51,7 +51,7 @@ pub struct Watched {
 }
 
 /// The claims that wait for their end, by key.
-pub type Waits = BTreeMap<Box<str>, Wait>;
+pub type Waits = HashMap<Box<str>, Wait>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wait {
@@ -71,7 +71,7 @@ pub enum Action {
 }
 
 /// What an action is about; there is at most one action about each.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Subject {
     Claim(Box<str>),
     Volume(Box<str>),
@@ -143,7 +143,7 @@ pub fn decide(s: &Snapshot<'_>) -> Plan {
     let names = s.nodes.values().flat_map(|node| [Some(&*node.name), node.hostname.as_deref()]);
     let there: HashSet<&str> = names.flatten().collect();
     let mut plan = Plan::default();
-    let mut lost = BTreeSet::new();
+    let mut lost: HashSet<&str> = HashSet::new();
     for volume in s.volumes.values().filter(|volume| volume.local && s.classes.contains(&*volume.class)) {
         let nodes = match &volume.reach {
             Reach::Nodes(nodes) => nodes,

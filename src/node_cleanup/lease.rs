@@ -37,13 +37,14 @@ pub struct Lead {
 }
 
 impl Lead {
-    pub fn new() -> Lead {
+    /// Not held yet.
+    pub fn idle() -> Lead {
         Lead { start: Instant::now(), until: AtomicU64::new(0) }
     }
 
     /// Where there is no election.
     pub fn for_ever() -> Lead {
-        Lead { until: AtomicU64::new(u64::MAX), ..Lead::new() }
+        Lead { until: AtomicU64::new(u64::MAX), ..Lead::idle() }
     }
 
     pub fn holds(&self) -> bool {
@@ -229,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_lead_ends_by_itself_when_it_is_not_extended() {
-        let lead = Lead::new();
+        let lead = Lead::idle();
         assert!(!lead.holds(), "nothing is held before it is taken");
         lead.extend(Instant::now() + Duration::from_millis(100));
         assert!(lead.holds());

@@ -13,6 +13,7 @@ pub mod flags;
 pub mod lease;
 pub mod view;
 
+use crate::execute::pool::Pool;
 use crate::kube::client::{Client, ClientError, Timeouts, USER_AGENT};
 use crate::kube::config::{Config, ConfigError, pod_namespace};
 use crate::kube::request::{Resource, Target};
@@ -21,8 +22,6 @@ use crate::observe::cluster::{Handle, Watcher};
 use crate::record::{Note, Recorder, Speaker};
 use crate::serve::{Board, CleanupMetrics, ServeError, Server};
 use crate::signals;
-use act::Actors;
-use cache::Kept;
 use control::{Control, End, Event, Hands};
 use crossbeam_channel::{Sender, bounded};
 use decide::Action;
@@ -31,6 +30,7 @@ use lease::{Elector, Lead, LeadEvent};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
+use view::Seen;
 
 /// Events on their way to the loop. A full channel makes the watchers wait, and with them the API server.
 const EVENTS: usize = 128;
@@ -83,11 +83,11 @@ pub fn run(options: CleanupOptions) -> Result<(), CleanupError> {
     }
     let options = Arc::new(options);
     let counted = metrics.clone();
-    let client = Client::new(&config, USER_AGENT, move |sample| counted.api_request(&sample))?;
+    let client = Client::new(&config, USER_AGENT, move |sample| counted.api.request(&sample))?;
     log::info!("version {}, API server {}", env!("CARGO_PKG_VERSION"), client.server());
 
     let identity = identity();
-    let lead = Arc::new(if options.election.is_some() { Lead::new() } else { Lead::for_ever() });
+    let lead = Arc::new(if options.election.is_some() { Lead::idle() } else { Lead::for_ever() });
     let threads = Threads::spawn(&options, &client, &metrics, &lead, &identity, &events)?;
     let elector = match &options.election {
         Some(election) => Some(elect(election, identity, &config, &metrics, lead, events)?),
@@ -127,7 +127,7 @@ fn elect(
     let patience = election.timing.renew_deadline / 2;
     let timeouts = Timeouts { connect: patience, call: patience, ..Timeouts::default() };
     let counted = metrics.clone();
-    let client = Client::with_timeouts(config, USER_AGENT, timeouts, move |sample| counted.api_request(&sample))?;
+    let client = Client::with_timeouts(config, USER_AGENT, timeouts, move |sample| counted.api.request(&sample))?;
     log::info!("this replica is {identity}; who acts is told by the Lease {namespace}/{}", election.lease);
     let sink = move |event| drop(events.send(Event::Lead(event)));
     Elector::spawn(client, identity, namespace, election.lease.clone(), election.timing, lead, sink)
@@ -148,7 +148,7 @@ struct Threads {
     client: Client,
     metrics: Arc<CleanupMetrics>,
     events: Sender<Event>,
-    actors: Actors,
+    actors: Pool<Action>,
     recorder: Recorder,
     watchers: Vec<Handle>,
 }
@@ -167,8 +167,8 @@ impl Threads {
         let counted = metrics.clone();
         let speaker = Speaker { component: COMPONENT, host: identity.to_owned() };
         Ok(Threads {
-            actors: Actors::spawn(client, options.workers, lead, sink).map_err(CleanupError::Thread)?,
-            recorder: Recorder::spawn(client, speaker, move |reason| counted.event_written(reason))
+            actors: act::spawn(client, options.workers, lead, sink).map_err(CleanupError::Thread)?,
+            recorder: Recorder::spawn(client, speaker, move |reason| counted.api.event_written(reason))
                 .map_err(CleanupError::Thread)?,
             client: client.clone(),
             metrics: metrics.clone(),
@@ -177,15 +177,15 @@ impl Threads {
         })
     }
 
-    fn watch_all<T: Kept>(
+    fn watch_all(
         &mut self,
         name: &str,
         resource: Resource,
-        wrap: fn(WatchUpdate<T>) -> Event,
+        wrap: fn(WatchUpdate<Seen>) -> Event,
     ) -> std::io::Result<()> {
         let (events, metrics) = (self.events.clone(), self.metrics.clone());
         let sink = move |update| drop(events.send(wrap(update)));
-        let restarted = move || metrics.watch_restarted(resource);
+        let restarted = move || metrics.api.watch_restarted(resource);
         self.watchers.push(Watcher::spawn(name, &self.client, Target::every(resource), sink, restarted)?);
         Ok(())
     }
@@ -202,9 +202,9 @@ impl Threads {
 
 impl Hands for Threads {
     fn watch(&mut self) -> std::io::Result<()> {
-        self.watch_all("watch-node", Resource::Nodes, Event::Nodes)?;
-        self.watch_all("watch-pv", Resource::PersistentVolumes, Event::Volumes)?;
-        self.watch_all("watch-pvc", Resource::PersistentVolumeClaims, Event::Claims)
+        self.watch_all("watch-node", Resource::Nodes, |update| Event::Nodes(update.map(Into::into)))?;
+        self.watch_all("watch-pv", Resource::PersistentVolumes, |update| Event::Volumes(update.map(Into::into)))?;
+        self.watch_all("watch-pvc", Resource::PersistentVolumeClaims, |update| Event::Claims(update.map(Into::into)))
     }
 
     fn act(&self, action: Action) {

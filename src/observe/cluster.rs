@@ -85,7 +85,7 @@ impl<T: Object> Run<T> {
     fn run(&self, sink: &dyn Fn(WatchUpdate<T>), restarted: &dyn Fn()) {
         // The standard library's per-process random keys, so that no two nodes wait in step.
         let seed = std::hash::RandomState::new().build_hasher().finish();
-        let mut machine = WatchMachine::new(seed);
+        let mut machine = WatchMachine::new(seed, self.target.resource().kind());
         let mut restarts = 0;
         while !self.is_stopped() {
             let step = machine.step(self.start.elapsed());

@@ -2,6 +2,7 @@
 
 use super::discovery_figures::DiscoveryFigures;
 use super::event::Event;
+use crate::decide::outcome::Outcome;
 use crate::decide::plan::{Action, Notice, Plan, ProgressReport, Report, Word};
 use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
 use crate::decide::{self};
@@ -19,6 +20,9 @@ use std::time::Duration;
 
 /// How often the log tells how far a long cleaning is.
 const PROGRESS_TOLD: Duration = Duration::from_secs(60);
+
+/// What directories are.
+const EMPTIED: &str = "emptied";
 
 /// Ways whose bytes are not zeros once each.
 const PROMISES_NO_ZEROS: [&str; 5] = ["shred", "passes", "blkdiscard", "secure-discard", "command"];
@@ -94,6 +98,9 @@ impl Publisher {
             Event::ConfigMap(name, update) => return said_of_watch(&format!("ConfigMap {name}"), update),
             Event::StorageClasses(update) => return said_of_watch("StorageClasses", update),
             Event::Jobs(update) => return said_of_watch("Jobs", update),
+            Event::Outcome(Outcome::Tainted { answer: Ok(()) }) => {
+                return log::info!("the start-up taint was taken off Node {}", snapshot.node_name);
+            }
             _ => return,
         };
         match event {
@@ -206,7 +213,11 @@ impl Publisher {
 
     fn cleaned_events(&mut self, tell: &impl Fn(Note)) {
         for Cleaned { path, pv, bytes, method } in std::mem::take(&mut self.cleaned) {
-            let what = if PROMISES_NO_ZEROS.contains(&method) { "bytes in all passes" } else { "bytes are zero" };
+            let what = match method {
+                EMPTIED => "bytes are free again",
+                _ if PROMISES_NO_ZEROS.contains(&method) => "bytes in all passes",
+                _ => "bytes are zero",
+            };
             let message = format!("{} was cleaned: {bytes} {what} ({method})", path.display());
             log::info!("{message}");
             // A first cleaning is the ordinary way to an offer: the log is enough.

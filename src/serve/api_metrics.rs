@@ -7,7 +7,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Reg
 /// From a loopback answer to the client's own timeout.
 const API_SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0];
 
-pub(super) struct ApiMetrics {
+pub struct ApiMetrics {
     requests: IntCounterVec,
     seconds: HistogramVec,
     watch_restarts: IntCounterVec,
@@ -52,17 +52,20 @@ impl ApiMetrics {
         Ok(metrics)
     }
 
-    pub(super) fn request(&self, sample: &RequestSample) {
+    /// A request has ended: what the client's observer is called with.
+    pub fn request(&self, sample: &RequestSample) {
         let verb = sample.verb.as_str();
         self.requests.with_label_values(&[verb, sample.resource.as_str(), &sample.code.to_string()]).inc();
         self.seconds.with_label_values(&[verb]).observe(sample.seconds);
     }
 
-    pub(super) fn watch_restarted(&self, resource: Resource) {
+    /// A watch was begun again: cut, expired, or answered with an error.
+    pub fn watch_restarted(&self, resource: Resource) {
         self.watch_restarts.with_label_values(&[resource.as_str()]).inc();
     }
 
-    pub(super) fn event_written(&self, reason: &str) {
+    /// A Kubernetes Event was written.
+    pub fn event_written(&self, reason: &str) {
         self.events.with_label_values(&[reason]).inc();
     }
 }

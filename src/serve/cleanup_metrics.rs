@@ -3,9 +3,7 @@
 use super::api_metrics::ApiMetrics;
 use super::metrics::text_of;
 use super::process::ProcessCollector;
-use crate::kube::client::RequestSample;
 use crate::kube::objects::Phase;
-use crate::kube::request::Resource;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 pub struct CleanupMetrics {
@@ -16,7 +14,8 @@ pub struct CleanupMetrics {
     claims_failed: IntCounter,
     leader: IntGauge,
     waiting: IntGauge,
-    api: ApiMetrics,
+    /// The traffic with the API server.
+    pub api: ApiMetrics,
 }
 
 impl CleanupMetrics {
@@ -84,19 +83,6 @@ impl CleanupMetrics {
 
     pub fn set_waiting(&self, claims: usize) {
         self.waiting.set(i64::try_from(claims).unwrap_or(i64::MAX));
-    }
-
-    /// A request to the API server has ended: what the client's observer is called with.
-    pub fn api_request(&self, sample: &RequestSample) {
-        self.api.request(sample);
-    }
-
-    pub fn watch_restarted(&self, resource: Resource) {
-        self.api.watch_restarted(resource);
-    }
-
-    pub fn event_written(&self, reason: &str) {
-        self.api.event_written(reason);
     }
 
     /// The text format of Prometheus.

@@ -13,6 +13,7 @@ pub mod metrics;
 mod process;
 mod ready;
 
+pub use api_metrics::ApiMetrics;
 pub use cleanup_metrics::CleanupMetrics;
 pub use discovery_metrics::{DeleteType, DiscoveryMetrics};
 pub use health::{BEAT_EVERY, Board};

@@ -15,7 +15,7 @@ const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests");
 
 pub enum World {
     Simulated(Server),
-    Real(Api),
+    Real(Box<Api>),
 }
 
 pub struct Bench {
@@ -51,7 +51,7 @@ impl Bench {
         config["users"][0]["user"] = json!({ "token": token.trim() });
         std::fs::write(&kubeconfig, config.to_string()).unwrap();
         let api = Api::at(&plane.kubeconfig);
-        Some(Bench { case: api.case.clone(), world: World::Real(api), scratch, kubeconfig })
+        Some(Bench { case: api.case.clone(), world: World::Real(Box::new(api)), scratch, kubeconfig })
     }
 
     pub fn server(&self) -> &Server {

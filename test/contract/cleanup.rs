@@ -72,6 +72,6 @@ pub fn nodes_are_found_by_their_hostname_label(api: &Api) {
         let list: List<Node> = api.client.call(&cleanup::nodes_of_hostname(hostname).list(1, None)).unwrap();
         list.items.into_iter().map(|node| node.metadata.name).collect()
     };
-    assert_eq!(found(&hostname), [name.clone()]);
     assert_eq!(found(&name), Vec::<String>::new());
+    assert_eq!(found(&hostname), [name]);
 }

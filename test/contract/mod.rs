@@ -7,6 +7,7 @@ mod binder;
 mod cleanup;
 mod events;
 mod lists;
+mod nodes;
 pub mod watches;
 mod writes;
 
@@ -76,6 +77,8 @@ contract! {
     events:
         an_event_is_made_and_counted,
         events_of_objects_without_a_namespace_belong_into_default;
+    nodes:
+        taints_are_replaced_only_where_they_are_those_that_were_seen;
     cleanup:
         a_claim_is_marked_and_deleted_only_in_the_very_state,
         a_lease_is_made_once_and_written_only_over_what_was_read,

@@ -1,12 +1,11 @@
 //! The agent on real loop devices against a real control plane: what a user sees, and what must never happen.
 
 use super::loops::{Loop, Sparse, attach, has_tool, is_root, run, try_run};
-use crate::support::{Agent, ControlPlane, Scratch, control_plane, eventually};
+use crate::support::kubectl::Kubectl;
+use crate::support::{Agent, Scratch, control_plane, eventually};
 use serde_json::{Value, json};
-use std::io::Write;
 use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ const MIB: u64 = 1 << 20;
 struct Bench {
     scratch: Scratch,
     node: String,
-    plane: &'static ControlPlane,
+    kubectl: Kubectl,
 }
 
 impl Bench {
@@ -28,9 +27,9 @@ impl Bench {
         let plane = control_plane()?;
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let node = format!("dev-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let bench = Bench { scratch: Scratch::new(name), node, plane };
+        let bench = Bench { scratch: Scratch::new(name), node, kubectl: Kubectl::new(&plane.kubeconfig) };
         std::fs::create_dir(bench.dir()).unwrap();
-        bench.apply(json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": bench.node,
+        bench.kubectl.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": bench.node,
             "labels": {"kubernetes.io/hostname": bench.node},
             "annotations": {"local-pv-provisioner.cybozu.io/pv-spec-configmap": bench.node}}}));
         Some(bench)
@@ -52,42 +51,16 @@ impl Bench {
         for (key, value) in more {
             data[key] = json!(value);
         }
-        self.apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data,
+        self.kubectl.apply(&json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data,
             "metadata": {"name": self.node, "namespace": "kube-system"}}));
     }
 
     fn agent(&self) -> Agent {
         let state = self.scratch.path("state");
         let flags = ["--polling-interval=1s"];
-        let agent = Agent::start(&self.plane.kubeconfig, &self.node, &state, &self.scratch.path("log"), &flags);
+        let agent = Agent::start(&self.kubectl.kubeconfig, &self.node, &state, &self.scratch.path("log"), &flags);
         agent.ready();
         agent
-    }
-
-    fn try_kubectl(&self, args: &[&str], input: &str) -> Result<String, String> {
-        let mut child = Command::new("kubectl")
-            .arg("--kubeconfig")
-            .arg(&self.plane.kubeconfig)
-            .args(args)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
-    }
-
-    fn kubectl(&self, args: &[&str], input: &str) -> String {
-        self.try_kubectl(args, input).unwrap_or_else(|error| panic!("kubectl {args:?}: {error}"))
-    }
-
-    fn apply(&self, object: Value) {
-        self.kubectl(&["apply", "-f", "-"], &object.to_string());
     }
 
     fn pv_name(&self, link: &str) -> String {
@@ -95,8 +68,7 @@ impl Bench {
     }
 
     fn pv(&self, link: &str) -> Option<Value> {
-        let text = self.try_kubectl(&["get", "pv", &self.pv_name(link), "-o", "json"], "").ok()?;
-        serde_json::from_str(&text).ok()
+        self.kubectl.get("pv", &self.pv_name(link))
     }
 
     fn wait_phase(&self, link: &str, phase: &str) -> Value {
@@ -106,7 +78,7 @@ impl Bench {
     /// Binds a claim to the volume and waits until it is bound.
     fn claim(&self, link: &str) -> String {
         let name = format!("claim-{}-{link}", self.node);
-        self.apply(json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        self.kubectl.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
             "metadata": {"name": name, "namespace": "default"},
             "spec": {"storageClassName": "local-storage", "accessModes": ["ReadWriteOnce"], "volumeMode": "Block",
                 "volumeName": self.pv_name(link), "resources": {"requests": {"storage": "1Ki"}}}}));
@@ -115,22 +87,20 @@ impl Bench {
     }
 
     fn unclaim(&self, claim: &str) {
-        self.kubectl(&["delete", "pvc", claim, "--wait=false"], "");
+        self.kubectl.run(&["delete", "pvc", claim, "--wait=false"], "");
     }
 
     /// Takes the PV away as an etcd restore or a determined person does: finalizers and all.
     fn force_delete(&self, link: &str) {
         let name = self.pv_name(link);
-        self.kubectl(&["delete", "pv", &name, "--wait=false"], "");
+        self.kubectl.run(&["delete", "pv", &name, "--wait=false"], "");
         let patch = r#"{"metadata":{"finalizers":null}}"#;
-        let _ = self.try_kubectl(&["patch", "pv", &name, "--type=merge", "-p", patch], "");
+        let _ = self.kubectl.attempt(&["patch", "pv", &name, "--type=merge", "-p", patch], "");
         eventually("the PV is gone", || self.pv(link).is_none().then_some(()));
     }
 
     fn events(&self, reason: &str) -> bool {
-        let text = self.kubectl(&["get", "events", "-n", "default", "-o", "json"], "");
-        let events: Value = serde_json::from_str(&text).unwrap();
-        events["items"].as_array().unwrap().iter().any(|event| {
+        self.kubectl.list("events").iter().any(|event| {
             event["reason"] == reason
                 && event["message"].as_str().is_some_and(|m| m.contains(self.dir().to_str().unwrap()))
         })
@@ -139,7 +109,7 @@ impl Bench {
 
 impl Drop for Bench {
     fn drop(&mut self) {
-        let _ = self.try_kubectl(&["delete", "node", &self.node, "--wait=false"], "");
+        let _ = self.kubectl.attempt(&["delete", "node", &self.node, "--wait=false"], "");
     }
 }
 
@@ -168,7 +138,8 @@ fn a_device_becomes_the_volume_of_the_seeds_example() {
     bench.settings(&[]);
     let _agent = bench.agent();
     let pv = bench.wait_phase("disk0", "Available");
-    let node: Value = serde_json::from_str(&bench.kubectl(&["get", "node", &bench.node, "-o", "json"], "")).unwrap();
+    let node: Value =
+        serde_json::from_str(&bench.kubectl.run(&["get", "node", &bench.node, "-o", "json"], "")).unwrap();
     let prefix = "local-pv-provisioner.cybozu.io/";
     assert_eq!(pv["metadata"]["labels"]["local-pv-provisioner.cybozu.com/node"], json!(bench.node));
     assert_eq!(pv["metadata"]["labels"][format!("{prefix}node")], json!(bench.node));
@@ -328,7 +299,7 @@ fn a_forged_volume_makes_nothing_be_written() {
                 format!("{prefix}deviceDir"): bench.dir(), format!("{prefix}deviceNameFilter"): "^disk"});
         }
         let node: Value =
-            serde_json::from_str(&bench.kubectl(&["get", "node", &bench.node, "-o", "json"], "")).unwrap();
+            serde_json::from_str(&bench.kubectl.run(&["get", "node", &bench.node, "-o", "json"], "")).unwrap();
         json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name,
                 "labels": {"local-pv-provisioner.cybozu.com/node": bench.node}, "annotations": annotations,
                 "ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": bench.node, "uid": node["metadata"]["uid"]}]},
@@ -339,15 +310,15 @@ fn a_forged_volume_makes_nothing_be_written() {
                     [{"key": "kubernetes.io/hostname", "operator": "In", "values": [bench.node]}]}]}}}})
     };
     let names = ["forged-file", "forged-device", "forged-own"].map(|name| format!("{name}-{}", bench.node));
-    bench.apply(forged(&names[0], &file, true));
-    bench.apply(forged(&names[1], &victim.path, true));
-    bench.apply(forged(&names[2], &bench.dir().join("disk0"), false));
+    bench.kubectl.apply(&forged(&names[0], &file, true));
+    bench.kubectl.apply(&forged(&names[1], &victim.path, true));
+    bench.kubectl.apply(&forged(&names[2], &bench.dir().join("disk0"), false));
     let parent = forged(&format!("forged-parent-{}", bench.node), &bench.dir().join("../precious"), true);
-    assert!(bench.try_kubectl(&["apply", "-f", "-"], &parent.to_string()).is_err(), "the API server refuses ..");
+    assert!(bench.kubectl.attempt(&["apply", "-f", "-"], &parent.to_string()).is_err(), "the API server refuses ..");
     for name in &names {
         // A claim that does not exist: the controller makes the PV Released.
         eventually("it is Released", || {
-            let text = bench.try_kubectl(&["get", "pv", name, "-o", "jsonpath={.status.phase}"], "").ok()?;
+            let text = bench.kubectl.attempt(&["get", "pv", name, "-o", "jsonpath={.status.phase}"], "").ok()?;
             (text == "Released").then_some(())
         });
     }
@@ -355,7 +326,7 @@ fn a_forged_volume_makes_nothing_be_written() {
     assert_eq!(std::fs::read(&file).unwrap(), [0xEE; 4096]);
     assert_eq!(reads(&victim.backing, 0, 1 << 20), [0xDD; 1 << 20]);
     for name in &names {
-        assert!(bench.try_kubectl(&["get", "pv", name], "").is_ok(), "{name} was deleted");
+        assert!(bench.kubectl.attempt(&["get", "pv", name], "").is_ok(), "{name} was deleted");
     }
     let (state, reason) = agent.device(&file).unwrap();
     assert_eq!(state, "foreign", "{reason}");
@@ -420,7 +391,7 @@ fn a_bound_volume_that_vanishes_keeps_its_data_until_a_person_approves() {
     let status = agent.status();
     let next = status["devices"][0]["next"].as_str().unwrap();
     let command = next.split_once("kubectl ").unwrap().1;
-    bench.kubectl(&command.split(' ').collect::<Vec<_>>(), "");
+    bench.kubectl.run(&command.split(' ').collect::<Vec<_>>(), "");
     bench.wait_phase("disk0", "Available");
     assert!(reads(&device.backing, 0, 4096).iter().all(|byte| *byte == 0));
 }

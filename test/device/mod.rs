@@ -6,6 +6,7 @@ mod clean;
 mod cleaners;
 mod directories;
 mod directory;
+mod discovery;
 mod jobs;
 mod loops;
 mod observe;

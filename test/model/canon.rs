@@ -241,7 +241,7 @@ impl<'a> Canon<'a> {
                     self.name(patch["metadata"]["ownerReferences"][0]["uid"].as_str().unwrap_or_default());
                 }
             }
-            Action::ListAllPvs | Action::ReadForeign { .. } => {}
+            Action::ListAllPvs | Action::ReadForeign { .. } | Action::SetTaints { .. } => {}
             Action::StartCleaning { .. } | Action::Proceed { .. } | Action::LetGo { .. } => {}
             Action::Job(_) => panic!("raw devices have no Jobs"),
         }
@@ -281,6 +281,7 @@ impl<'a> Canon<'a> {
             },
             Outcome::Wrote { answer, .. } => self.put(answer.is_ok()),
             Outcome::Foreign { answer } => self.put(answer.is_ok()),
+            Outcome::Tainted { answer } => self.put(answer.is_ok()),
             Outcome::Listed { answer } => self.put(answer.is_ok()),
         }
     }
@@ -422,6 +423,7 @@ impl<'a> Canon<'a> {
                 BackoffKey::Write(name) => (2, None, Some(name.clone())),
                 BackoffKey::List => (3, None, None),
                 BackoffKey::Job(_) => panic!("raw devices have no Jobs"),
+                BackoffKey::Taints => (4, None, None),
             });
         }
         keys.sort();

@@ -15,5 +15,6 @@ mod oracle;
 mod scenarios;
 mod search;
 mod step;
+mod taint;
 mod walk;
 mod world;

@@ -269,7 +269,11 @@ pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
             // Letting go is always right.
             Action::LetGo { .. } => continue,
             Action::Job(_) => panic!("raw devices have no Jobs"),
-            Action::ListAllPvs | Action::ReadForeign { .. } | Action::DeletePv { .. } | Action::RepairPv { .. } => {
+            Action::ListAllPvs
+            | Action::ReadForeign { .. }
+            | Action::SetTaints { .. }
+            | Action::DeletePv { .. }
+            | Action::RepairPv { .. } => {
                 continue;
             }
         };

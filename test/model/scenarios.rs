@@ -270,6 +270,7 @@ fn deed(action: &Action) -> String {
         Action::Job(action) => format!("Job {}", action.name()),
         Action::ListAllPvs => "list".to_owned(),
         Action::ReadForeign { .. } => "read other people's".to_owned(),
+        Action::SetTaints { taints, .. } => format!("taints {taints:?}"),
     }
 }
 

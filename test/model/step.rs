@@ -398,6 +398,8 @@ impl World {
             }
             Action::ListAllPvs => Outcome::Listed { answer: Ok(Listing::default()) },
             Action::ReadForeign { pvs } => Outcome::Foreign { answer: Ok(pvs.clone()) },
+            // The other source's.
+            Action::SetTaints { .. } => unreachable!(),
             Action::StartCleaning { .. } | Action::Proceed { .. } | Action::LetGo { .. } => unreachable!(),
         }
     }

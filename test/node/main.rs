@@ -5,6 +5,7 @@
 
 mod cluster;
 mod daemonset;
+mod discovery;
 mod faults;
 mod hotplug;
 mod identity;

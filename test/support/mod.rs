@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, dead_code, reason = "helpers of tests fail and speak as tests do")]
 
 pub mod disk;
+pub mod kubectl;
 pub mod random;
 
 use std::io::{Read, Write};

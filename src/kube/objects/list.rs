@@ -3,10 +3,8 @@
 use super::{ConfigMap, Job, Node, PersistentVolume, PersistentVolumeClaim, StorageClass, null_is_default};
 use serde::Deserialize;
 
-/// A kind that is read with LIST and WATCH.
+/// What is read with LIST and WATCH.
 pub trait Object: serde::de::DeserializeOwned + Send + 'static {
-    /// `kind`, as in `PersistentVolume`; its list is this word and `List`.
-    const KIND: &'static str;
     fn name(&self) -> &str;
     fn resource_version(&self) -> &str;
 }
@@ -15,7 +13,6 @@ pub trait Object: serde::de::DeserializeOwned + Send + 'static {
 macro_rules! object {
     ($($kind:ident),+) => {
         $(impl Object for $kind {
-            const KIND: &'static str = stringify!($kind);
             fn name(&self) -> &str {
                 &self.metadata.name
             }

@@ -34,7 +34,7 @@ pub fn get_lease(namespace: &str, name: &str) -> Request {
 
 /// RBAC: `create` of `leases` in the namespace.
 pub fn create_lease(namespace: &str, name: &str, spec: &LeaseSpec) -> Request {
-    let lease = typed(Resource::Leases, "Lease", json!({"metadata": {"name": name}, "spec": spec}));
+    let lease = typed(Resource::Leases, json!({"metadata": {"name": name}, "spec": spec}));
     Request::named(Verb::Create, Resource::Leases, name)
         .in_namespace(namespace)
         .expecting("Lease")
@@ -70,6 +70,7 @@ pub fn all_rbac() -> Vec<Rbac> {
 mod tests {
     use super::*;
     use crate::kube::objects::{Event, ObjectMeta, PersistentVolume, PersistentVolumeClaim};
+    use crate::kube::request::tests::assert_rules;
     use crate::kube::request::{create_event, delete_persistent_volume, get_node, get_persistent_volume, patch_event};
     use std::time::Duration;
 
@@ -110,12 +111,7 @@ mod tests {
 
     #[test]
     fn the_rules_of_node_cleanup_are_those_of_its_requests_and_no_others() {
-        let mut needed: Vec<Rbac> = every_request().iter().map(Request::rbac).collect();
-        needed.sort();
-        needed.dedup();
-        let mut stated = all_rbac();
-        stated.sort();
-        assert_eq!(needed, stated);
+        assert_rules(&every_request(), all_rbac());
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn broken() -> ApiError {
 }
 
 fn machine() -> WatchMachine<ConfigMap> {
-    WatchMachine::new(7)
+    WatchMachine::new(7, "ConfigMap")
 }
 
 /// A machine that has listed `a` at version 5 and has its stream open.
@@ -203,7 +203,7 @@ fn waits_grow_from_a_fast_retry_to_half_a_minute_and_differ_between_nodes() {
     for late in &all[7..] {
         assert!(*late >= BACKOFF_MAX / 2 && *late <= BACKOFF_MAX, "{late:?}");
     }
-    let mut other = WatchMachine::<ConfigMap>::new(8);
+    let mut other = WatchMachine::<ConfigMap>::new(8, "ConfigMap");
     other.list_failed(T0, &broken());
     assert_ne!(wait(&mut other, T0), all[0]);
 }
@@ -484,7 +484,7 @@ fn tell(cache: &mut Option<BTreeMap<String, ConfigMap>>, update: Option<WatchUpd
 /// One random life: faults for a while, then a good server. The cache must end as what the server has.
 fn live(seed: u64) {
     let mut server = Server::new(seed);
-    let mut m = WatchMachine::<ConfigMap>::new(seed);
+    let mut m = WatchMachine::<ConfigMap>::new(seed, "ConfigMap");
     let mut cache = None;
     let mut now = T0;
     for turn in 0..120 {

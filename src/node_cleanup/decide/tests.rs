@@ -52,7 +52,7 @@ fn claim(key: &str, uid: &str, volume: &str) -> Claim {
 }
 
 fn node(name: &str, hostname: Option<&str>) -> NodeName {
-    NodeName { name: name.into(), resource_version: "1".into(), hostname: hostname.map(Box::from) }
+    NodeName { name: name.into(), hostname: hostname.map(Box::from) }
 }
 
 impl Cluster {

@@ -40,22 +40,27 @@ impl Target {
         Ok(target)
     }
 
-    /// How long a program takes to overwrite the whole device, in seconds: the median of so many rounds. Before each
-    /// the device is full, and nothing waits to be written.
-    pub fn time(&self, rounds: usize, command: &dyn Fn(&Path) -> Command, ends_well: bool) -> Result<f64> {
-        let mut times = Vec::new();
+    /// How long each of these takes to overwrite the whole device, in seconds: the median of so many rounds, in each of
+    /// which all have their turn, so that they share what else the machine does. Before each turn the device is full,
+    /// and nothing waits to be written.
+    pub fn times<const N: usize>(&self, rounds: usize, wipes: [&Wipe<'_>; N]) -> Result<[f64; N]> {
+        let mut times = [const { Vec::new() }; N];
         for _ in 0..rounds {
-            self.fill()?;
-            let mut command = command(&self.device);
-            let begun = Instant::now();
-            let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
-            times.push(begun.elapsed().as_secs_f64());
-            if status.success() != ends_well {
-                return Err(format!("{command:?}: {status}").into());
+            for (wipe, times) in wipes.iter().zip(&mut times) {
+                self.fill()?;
+                let mut command = (wipe.command)(&self.device);
+                let begun = Instant::now();
+                let status = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status()?;
+                times.push(begun.elapsed().as_secs_f64());
+                if status.success() != wipe.succeeds {
+                    return Err(format!("{command:?}: {status}").into());
+                }
             }
         }
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied().ok_or_else(|| "no round".into())
+        Ok(times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+        }))
     }
 
     fn fill(&self) -> Result<()> {
@@ -88,35 +93,41 @@ fn tool(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// The agent's own method, as a Job runs it.
-pub fn ours(program: &Path, method: &'static [&'static str]) -> impl Fn(&Path) -> Command {
-    let program = program.to_owned();
-    move |device| {
-        let mut command = Command::new(&program);
-        command.arg("clean").args(method).env("LOCAL_PV_BLKDEVICE", device);
-        command
+/// A way to overwrite a device.
+pub struct Wipe<'a> {
+    command: Box<dyn Fn(&Path) -> Command + 'a>,
+    /// Some end when nothing is left of the device, and call that a failure.
+    succeeds: bool,
+}
+
+impl Wipe<'_> {
+    /// The agent's own method, as a Job runs it.
+    pub fn ours<'a>(program: &'a Path, method: &'a [&'a str]) -> Wipe<'a> {
+        let command = move |device: &Path| {
+            let mut command = Command::new(program);
+            command.arg("clean").args(method).env("LOCAL_PV_BLKDEVICE", device);
+            command
+        };
+        Wipe { command: Box::new(command), succeeds: true }
     }
-}
 
-/// `blkdiscard -z`.
-pub fn blkdiscard(device: &Path) -> Command {
-    let mut command = Command::new("blkdiscard");
-    command.args(["-f", "-z"]).arg(device);
-    command
-}
+    /// A tool that takes the device as its last argument.
+    pub fn tool(program: &'static str, arguments: &'static [&'static str]) -> Wipe<'static> {
+        let command = move |device: &Path| {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(device);
+            command
+        };
+        Wipe { command: Box::new(command), succeeds: true }
+    }
 
-/// What `dd_zero.sh` runs. It ends when nothing is left of the device, which it calls a failure.
-pub fn dd(device: &Path) -> Command {
-    let mut command = Command::new("dd");
-    command.args(["if=/dev/zero", "bs=8096"]).arg(format!("of={}", device.display()));
-    command
-}
-
-/// `shred -n 1`, and what `shred.sh 1` runs: the same with a pass of zeros.
-pub fn shred(with_zeros: bool) -> impl Fn(&Path) -> Command {
-    move |device| {
-        let mut command = Command::new("shred");
-        command.args(["-f", "-n", "1"]).args(with_zeros.then_some("-z")).arg(device);
-        command
+    /// What `dd_zero.sh` runs.
+    pub fn dd() -> Wipe<'static> {
+        let command = |device: &Path| {
+            let mut command = Command::new("dd");
+            command.args(["if=/dev/zero", "bs=8096"]).arg(format!("of={}", device.display()));
+            command
+        };
+        Wipe { command: Box::new(command), succeeds: false }
     }
 }
