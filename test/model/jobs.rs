@@ -55,6 +55,11 @@ fn made(scene: &mut Scene) -> (Job, PvRef, String) {
     (*job, pv, claim_uid)
 }
 
+/// The Job of a released volume, as the agent makes it.
+pub fn a_job() -> Job {
+    made(&mut released().0).0
+}
+
 /// The Job that is made next, which the server carries out.
 fn running(scene: &mut Scene, uid: &str) -> Job {
     let mut job = made(scene).0;
