@@ -1,6 +1,6 @@
 //! `clean`: one cleaning as a program of its own, for the Jobs that clean volumes, and for a person's hands. The same code
-//! as in the agent cleans, asks who uses the device or directory and looks again afterwards. What its caller adds is the
-//! permission, and where it is a Job the evidence that it was given on, which is compared here: its pod may start long after.
+//! as in the agent cleans, asks who uses the device or directory and looks again afterwards; what its caller adds is the
+//! permission. A Job brings the evidence too on which it was given, which is compared here: its pod may start long after.
 
 use crate::checks::checks;
 use crate::clean::job::{Order, Shared, run as clean};

@@ -281,6 +281,15 @@ pub(super) fn orphans(ctx: &mut Ctx<'_>) {
     }
 }
 
+/// What the live read must find for a Job to be made.
+pub fn may_have_a_job(recorded: &PvRef, claim_uid: &str, pv: &PersistentVolume) -> Result<(), String> {
+    still_released(recorded, claim_uid, pv)?;
+    if discovery::policy(pv) != "Delete" {
+        return Err(format!("PersistentVolume {} is to be retained", pv.metadata.name));
+    }
+    Ok(())
+}
+
 /// SAFETY section 2, step 2, for a PV that has to be there: only if it is Released, with the same UID and claim.
 pub(super) fn still_released(recorded: &PvRef, claim_uid: &str, pv: &PersistentVolume) -> Result<(), String> {
     if pv.metadata.uid != recorded.uid {
@@ -293,15 +302,6 @@ pub(super) fn still_released(recorded: &PvRef, claim_uid: &str, pv: &PersistentV
         return Err(format!("PersistentVolume {} has another claim now", pv.metadata.name));
     }
     Ok(())
-}
-
-/// The same for one that a Job is to clean: these are of discovery directories, where `Retain` means what it says.
-pub fn still_to_be_cleaned(recorded: &PvRef, claim_uid: &str, pv: &PersistentVolume) -> Result<(), String> {
-    still_released(recorded, claim_uid, pv)?;
-    match discovery::policy(pv) {
-        "Delete" => Ok(()),
-        policy => Err(format!("the reclaim policy of PersistentVolume {} is {policy} now", pv.metadata.name)),
-    }
 }
 
 /// Everything that makes one Job.

@@ -4,7 +4,7 @@
 mod listing;
 pub mod pool;
 
-use crate::decide::jobs::still_to_be_cleaned;
+use crate::decide::jobs::may_have_a_job;
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
 use crate::decide::plan::{Action, JobAction};
 use crate::kube::client::Client;
@@ -125,7 +125,7 @@ fn write_job(client: &Client, action: JobAction) -> Result<Option<Box<Job>>, Fai
 fn make_way_for(client: &Client, pv: &PvRef, claim_uid: &str) -> Result<(), Failure> {
     let live = get(client, &pv.name).map_err(|error| failure(&error))?;
     let verdict = match &live {
-        Some(live) => still_to_be_cleaned(pv, claim_uid, live),
+        Some(live) => may_have_a_job(pv, claim_uid, live),
         None => Err(format!("PersistentVolume {} does not exist any more", pv.name)),
     };
     verdict.map_err(|why| Failure { reason: format!("no Job was made: {why}"), conflict: true, retry_after: None })

@@ -97,10 +97,10 @@ impl Publisher {
             Event::Pvs(update) => return said_of_watch("PersistentVolumes", update),
             Event::ConfigMap(name, update) => return said_of_watch(&format!("ConfigMap {name}"), update),
             Event::StorageClasses(update) => return said_of_watch("StorageClasses", update),
+            Event::Jobs(update) => return said_of_watch("Jobs", update),
             Event::Outcome(Outcome::Tainted { answer: Ok(()) }) => {
                 return log::info!("the start-up taint was taken off Node {}", snapshot.node_name);
             }
-            Event::Jobs(update) => return said_of_watch("Jobs", update),
             _ => return,
         };
         match event {

@@ -315,6 +315,7 @@ impl State {
                     }
                 }
             }
+            Outcome::Job { name, answer } => self.job_written(name, answer),
             Outcome::Tainted { answer: Ok(()) } => {
                 if let Some(write) = &mut self.snapshot.taints_write {
                     write.done = true;
@@ -325,7 +326,6 @@ impl State {
                 self.snapshot.taints_write = None;
                 self.fail(BackoffKey::Taints, failure);
             }
-            Outcome::Job { name, answer } => self.job_written(name, answer),
             Outcome::Foreign { answer } => match answer {
                 Ok(found) => self.snapshot.foreign_found = Some(found),
                 // They count as there until the next time.
@@ -426,11 +426,11 @@ impl State {
                 let write = Write { resource_version: resource_version.clone(), done: false };
                 self.snapshot.writes.insert(name.clone(), write);
             }
+            Action::Job(action) => self.job_dispatched(action),
             Action::SetTaints { seen, .. } => {
                 let resource_version = seen.metadata.resource_version.clone();
                 self.snapshot.taints_write = Some(Write { resource_version, done: false });
             }
-            Action::Job(action) => self.job_dispatched(action),
             Action::ListAllPvs => self.snapshot.listing = true,
             Action::ReadForeign { .. } => self.snapshot.foreign_due = false,
         }

@@ -422,8 +422,8 @@ impl<'a> Canon<'a> {
                 BackoffKey::Offer(id) => (1, self.numbers.get(&id.0).copied(), None),
                 BackoffKey::Write(name) => (2, None, Some(name.clone())),
                 BackoffKey::List => (3, None, None),
-                BackoffKey::Taints => (4, None, None),
                 BackoffKey::Job(_) => panic!("raw devices have no Jobs"),
+                BackoffKey::Taints => (4, None, None),
             });
         }
         keys.sort();

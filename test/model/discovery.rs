@@ -24,24 +24,24 @@ use std::time::Duration;
 
 const GIB: u64 = 1 << 30;
 
-pub(super) struct Scene {
-    pub(super) state: Loop,
+pub struct Scene {
+    pub state: Loop,
     /// Every action so far that was not a question, in order.
-    pub(super) done: Vec<Action>,
+    pub done: Vec<Action>,
 }
 
 /// UIDs are UUIDs, and the original's annotation ends in one.
-pub(super) fn a_node() -> Node {
+pub fn a_node() -> Node {
     let mut node = Api::new().node;
     node.metadata.uid = "5f2d1f6e-0000-4000-8000-0000000000aa".to_owned();
     node
 }
 
-pub(super) fn name_of(entry: &str) -> String {
+pub fn name_of(entry: &str) -> String {
     discovery_names::pv_name(entry, NODE, "fast")
 }
 
-pub(super) fn directory(uuid: &str, content: Content) -> Device {
+pub fn directory(uuid: &str, content: Content) -> Device {
     let place = Place::Directory { dev: u64::from(uuid.as_bytes()[0]), ino: 2 };
     Device {
         place,
@@ -57,7 +57,7 @@ pub(super) fn directory(uuid: &str, content: Content) -> Device {
     }
 }
 
-pub(super) fn block(wwid: &str, content: Content) -> Device {
+pub fn block(wwid: &str, content: Content) -> Device {
     let place = Place::Block { major: 8, minor: u32::from(wwid.as_bytes()[0]) };
     Device {
         place,
@@ -67,13 +67,13 @@ pub(super) fn block(wwid: &str, content: Content) -> Device {
     }
 }
 
-pub(super) fn data() -> Content {
+pub fn data() -> Content {
     Content::Data { found: vec!["3 entries".to_owned()] }
 }
 
 impl Scene {
     /// Class `fast` in /mnt/fast (seen at /in/fast), class `raw` with Block volumes in /mnt/raw, an intact ledger.
-    pub(super) fn new() -> Scene {
+    pub fn new() -> Scene {
         let sources = Sources { raw_device: None, discovery_dir: true, ..Sources::default() };
         let mut scene = Scene { state: Loop::new(NODE, sources, "boot-1".into(), 900_000), done: Vec::new() };
         let node = a_node();
@@ -97,20 +97,20 @@ impl Scene {
         scene
     }
 
-    pub(super) fn config(&mut self, classes: &str) {
+    pub fn config(&mut self, classes: &str) {
         self.hears(Event::ConfigDir(Ok([("storageClassMap".to_owned(), classes.to_owned())].into())));
     }
 
-    pub(super) fn hears(&mut self, event: Event) {
+    pub fn hears(&mut self, event: Event) {
         self.state.apply(self.state.snapshot.now, event);
     }
 
-    pub(super) fn watch(&mut self, update: WatchUpdate<PersistentVolume>) {
+    pub fn watch(&mut self, update: WatchUpdate<PersistentVolume>) {
         self.hears(Event::Pvs(Box::new(update)));
     }
 
     /// A look that finds these, and nothing else.
-    pub(super) fn sees(&mut self, found: &[(&str, Result<Device, ProbeError>)]) {
+    pub fn sees(&mut self, found: &[(&str, Result<Device, ProbeError>)]) {
         let observations = found.iter().map(|(path, device)| {
             let path = PathBuf::from(path);
             let class = if path.starts_with("/mnt/raw") { "raw" } else { "fast" };
@@ -123,7 +123,7 @@ impl Scene {
             Some(Scan { generation, at, observations: observations.collect(), error: None, unread: BTreeMap::new() });
     }
 
-    pub(super) fn forgetful(mut self) -> Scene {
+    pub fn forgetful(mut self) -> Scene {
         if let Memory::Kept { marker } = &mut self.state.snapshot.memory {
             marker.lost = Some(Lost { why: "it burnt".into(), nonce: "lost".into() });
         }
@@ -131,7 +131,7 @@ impl Scene {
     }
 
     /// Turns until nothing more is written down: the last plan, with the actions of all of them.
-    pub(super) fn turn(&mut self) -> Plan {
+    pub fn turn(&mut self) -> Plan {
         for _ in 0..16 {
             let mut plan = decide(&self.state.snapshot);
             let settled = plan.writes.is_empty() && plan.actions.is_empty();
@@ -148,25 +148,25 @@ impl Scene {
     }
 
     /// The one thing that was done since the last time.
-    pub(super) fn deed(&mut self) -> Action {
+    pub fn deed(&mut self) -> Action {
         self.turn();
         assert_eq!(self.done.len(), 1, "{:?}", self.done);
         self.done.remove(0)
     }
 
-    pub(super) fn does_nothing(&mut self) -> Plan {
+    pub fn does_nothing(&mut self) -> Plan {
         let plan = self.turn();
         assert!(self.done.is_empty(), "{:?}", self.done);
         plan
     }
 
-    pub(super) fn report(&mut self, path: &str) -> Report {
+    pub fn report(&mut self, path: &str) -> Report {
         let plan = self.does_nothing();
         plan.reports.into_iter().find(|report| report.path == Path::new(path)).unwrap()
     }
 
     /// The POST that comes next, which the server carries out; the watch shows the PV in this phase.
-    pub(super) fn posted(&mut self, uid: &str, phase: Phase) -> PersistentVolume {
+    pub fn posted(&mut self, uid: &str, phase: Phase) -> PersistentVolume {
         let Action::CreatePv { entry, pv } = self.deed() else { panic!("no POST") };
         let mut pv = *pv;
         pv.metadata.uid = uid.to_owned();
@@ -179,7 +179,7 @@ impl Scene {
     }
 
     /// The PV's claim comes and goes.
-    pub(super) fn release(&mut self, pv: &mut PersistentVolume) {
+    pub fn release(&mut self, pv: &mut PersistentVolume) {
         for (phase, version) in [(Phase::Bound, "2"), (Phase::Released, "3")] {
             pv.spec.claim_ref = Some(ClaimRef { uid: "claim".into(), ..ClaimRef::default() });
             pv.status.phase = phase;
@@ -192,7 +192,7 @@ impl Scene {
     }
 
     /// The cleaning that comes next, through both of its steps, to its first byte.
-    pub(super) fn cleaning(&mut self, pv: Option<&PersistentVolume>) -> CleanJob {
+    pub fn cleaning(&mut self, pv: Option<&PersistentVolume>) -> CleanJob {
         let Action::StartCleaning { job, .. } = self.deed() else { panic!("no cleaning") };
         self.hears(Event::Clean(CleanEvent::Armed { id: job.id }));
         let Action::ReadLive { entry, names, .. } = self.deed() else { panic!("no live read") };
@@ -202,18 +202,18 @@ impl Scene {
         job
     }
 
-    pub(super) fn ends(&mut self, id: JobId, result: CleanResult) {
+    pub fn ends(&mut self, id: JobId, result: CleanResult) {
         self.hears(Event::Clean(CleanEvent::Ended { id, result }));
     }
 
-    pub(super) fn gone(&mut self, pv: &PersistentVolume) {
+    pub fn gone(&mut self, pv: &PersistentVolume) {
         let mut gone = pv.clone();
         gone.metadata.deletion_timestamp = Some("2026-01-01T00:00:00Z".to_owned());
         self.watch(WatchUpdate::Deleted(gone));
     }
 }
 
-pub(super) fn cleaned() -> CleanResult {
+pub fn cleaned() -> CleanResult {
     CleanResult::Cleaned { bytes: 1, method: "emptied" }
 }
 

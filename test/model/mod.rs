@@ -18,3 +18,5 @@ mod step;
 mod taint;
 mod walk;
 mod world;
+
+pub use jobs::a_job;

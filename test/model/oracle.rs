@@ -268,12 +268,14 @@ pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
             | Action::LookForPv { entry, .. } => entry,
             // Letting go is always right.
             Action::LetGo { .. } => continue,
+            Action::Job(_) => panic!("raw devices have no Jobs"),
             Action::ListAllPvs
             | Action::ReadForeign { .. }
             | Action::SetTaints { .. }
             | Action::DeletePv { .. }
-            | Action::RepairPv { .. } => continue,
-            Action::Job(_) => panic!("raw devices have no Jobs"),
+            | Action::RepairPv { .. } => {
+                continue;
+            }
         };
         if written.contains(entry) {
             return world.break_rule(rule, format!("{entry} is written and acted on: {action:?}"));

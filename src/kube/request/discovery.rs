@@ -14,18 +14,6 @@ impl Target<StorageClass> {
     }
 }
 
-/// Puts `taints` in place of those that the Node was seen with. A patch that tests before it writes: the server refuses it
-/// (422) if there is any other taint by now, or it is another Node, and not because the kubelet has written its status in
-/// between, as it does all the time. RBAC: `patch` of `nodes`.
-pub fn patch_taints(seen: &Node, taints: &[Value]) -> Request {
-    let patch = json!([
-        {"op": "test", "path": "/metadata/uid", "value": seen.metadata.uid},
-        {"op": "test", "path": "/spec/taints", "value": seen.spec.taints},
-        {"op": "replace", "path": "/spec/taints", "value": taints},
-    ]);
-    Request::named(Verb::Patch, Resource::Nodes, &seen.metadata.name).expecting("Node").with_body(JSON_PATCH, &patch)
-}
-
 impl Target<Job> {
     /// The Jobs of one node in a namespace, by the label that the original gives to its cleanup Jobs. `node_label` must be
     /// a valid label value. RBAC: `list`, `watch` of `jobs` in the namespace.
@@ -53,6 +41,18 @@ pub fn delete_job(namespace: &str, name: &str, uid: &str) -> Request {
     Request::named(Verb::Delete, Resource::Jobs, name).in_namespace(namespace).with_body(JSON, &options)
 }
 
+/// Puts `taints` in place of those that the Node was seen with. A patch that tests before it writes: the server refuses it
+/// (422) if there is any other taint by now, or it is another Node, and not because the kubelet has written its status in
+/// between, as it does all the time. RBAC: `patch` of `nodes`.
+pub fn patch_taints(seen: &Node, taints: &[Value]) -> Request {
+    let patch = json!([
+        {"op": "test", "path": "/metadata/uid", "value": seen.metadata.uid},
+        {"op": "test", "path": "/spec/taints", "value": seen.spec.taints},
+        {"op": "replace", "path": "/spec/taints", "value": taints},
+    ]);
+    Request::named(Verb::Patch, Resource::Nodes, &seen.metadata.name).expecting("Node").with_body(JSON_PATCH, &patch)
+}
+
 /// Every rule that an agent needs whose one source are discovery directories: it reads no ConfigMap by the API.
 pub fn rbac_of_discovery() -> Vec<Rbac> {
     let mut all = all_rbac();
@@ -63,14 +63,14 @@ pub fn rbac_of_discovery() -> Vec<Rbac> {
     all
 }
 
-/// What `removeNodeNotReadyTaint` needs besides.
-pub fn rbac_of_taint_removal() -> Vec<Rbac> {
-    vec![rbac(Resource::Nodes, Verb::Patch)]
-}
-
 /// What it needs besides where block volumes are cleaned by Jobs (`useJobForCleaning`).
 pub fn rbac_of_jobs() -> Vec<Rbac> {
     [Verb::List, Verb::Watch, Verb::Create, Verb::Delete].map(|verb| rbac(Resource::Jobs, verb)).to_vec()
+}
+
+/// What `removeNodeNotReadyTaint` needs besides.
+pub fn rbac_of_taint_removal() -> Vec<Rbac> {
+    vec![rbac(Resource::Nodes, Verb::Patch)]
 }
 
 #[cfg(test)]
@@ -78,6 +78,26 @@ mod tests {
     use super::*;
     use crate::kube::objects::{NodeSpec, ObjectMeta};
     use std::time::Duration;
+
+    #[test]
+    fn jobs_are_watched_by_node_made_as_batch_v1_and_deleted_with_their_pod() {
+        let listed = Target::<Job>::cleanup_jobs("storage", "n1").list(500, None);
+        let selector = "labelSelector=kubernetes.io%2Fhostname%3Dn1";
+        assert!(listed.target().starts_with("/apis/batch/v1/namespaces/storage/jobs?"), "{}", listed.target());
+        assert!(listed.target().contains(selector), "{}", listed.target());
+        let metadata = ObjectMeta { name: "cleanup-v".into(), namespace: "storage".into(), ..ObjectMeta::default() };
+        let made = create_job(&Job { metadata, spec: json!({"template": {}}), ..Job::default() });
+        assert_eq!(made.target(), "/apis/batch/v1/namespaces/storage/jobs");
+        let body: serde_json::Value = serde_json::from_str(&made.body.unwrap().json).unwrap();
+        assert_eq!((&body["apiVersion"], &body["kind"]), (&json!("batch/v1"), &json!("Job")));
+        let gone = delete_job("storage", "cleanup-v", "u1");
+        assert_eq!(gone.target(), "/apis/batch/v1/namespaces/storage/jobs/cleanup-v");
+        let body: serde_json::Value = serde_json::from_str(&gone.body.as_ref().unwrap().json).unwrap();
+        assert_eq!((&body["preconditions"]["uid"], &body["propagationPolicy"]), (&json!("u1"), &json!("Foreground")));
+        for request in [listed.rbac(), rbac(made.resource, made.verb), gone.rbac()] {
+            assert!(rbac_of_jobs().contains(&request), "{request:?}");
+        }
+    }
 
     fn node() -> Node {
         let metadata = ObjectMeta { name: "n1".into(), uid: "u".into(), ..ObjectMeta::default() };
@@ -105,25 +125,5 @@ mod tests {
         assert_eq!(operations[1]["value"], json!([{"key": "a"}, {"key": "b"}]));
         assert_eq!(operations[2], json!({"op": "replace", "path": "/spec/taints", "value": [{"key": "b"}]}));
         assert!(operations[..2].iter().all(|operation| operation["op"] == "test"));
-    }
-
-    #[test]
-    fn jobs_are_watched_by_node_made_as_batch_v1_and_deleted_with_their_pod() {
-        let listed = Target::<Job>::cleanup_jobs("storage", "n1").list(500, None);
-        let selector = "labelSelector=kubernetes.io%2Fhostname%3Dn1";
-        assert!(listed.target().starts_with("/apis/batch/v1/namespaces/storage/jobs?"), "{}", listed.target());
-        assert!(listed.target().contains(selector), "{}", listed.target());
-        let metadata = ObjectMeta { name: "cleanup-v".into(), namespace: "storage".into(), ..ObjectMeta::default() };
-        let made = create_job(&Job { metadata, spec: json!({"template": {}}), ..Job::default() });
-        assert_eq!(made.target(), "/apis/batch/v1/namespaces/storage/jobs");
-        let body: serde_json::Value = serde_json::from_str(&made.body.unwrap().json).unwrap();
-        assert_eq!((&body["apiVersion"], &body["kind"]), (&json!("batch/v1"), &json!("Job")));
-        let gone = delete_job("storage", "cleanup-v", "u1");
-        assert_eq!(gone.target(), "/apis/batch/v1/namespaces/storage/jobs/cleanup-v");
-        let body: serde_json::Value = serde_json::from_str(&gone.body.as_ref().unwrap().json).unwrap();
-        assert_eq!((&body["preconditions"]["uid"], &body["propagationPolicy"]), (&json!("u1"), &json!("Foreground")));
-        for request in [listed.rbac(), rbac(made.resource, made.verb), gone.rbac()] {
-            assert!(rbac_of_jobs().contains(&request), "{request:?}");
-        }
     }
 }
