@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use crate::support::{Scratch, control_plane, kubectl_is_there, left_out};
-use local_pv_provisioner::kube::request::discovery::{rbac_of_discovery, rbac_of_taint_removal};
+use local_pv_provisioner::kube::request::discovery::{rbac_of_discovery, rbac_of_jobs, rbac_of_taint_removal};
 use local_pv_provisioner::kube::request::{Rbac, cleanup};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,9 +18,6 @@ const IMAGE: &str = concat!("local-pv-provisioner:", env!("CARGO_PKG_VERSION"));
 
 /// Group, resource and verb.
 type Rights = BTreeSet<(String, String, String)>;
-
-/// Of the agent in Job mode, in its namespace.
-const AGENT_JOBS: [(&str, &str, &str); 1] = [("batch", "jobs", "get list watch create delete")];
 
 /// Values files, each for what its name says. All of them are linted and shown to a real API server.
 const VALUES: [(&str, &str); 12] = [
@@ -430,7 +427,7 @@ fn the_roles_of_the_chart_grant_what_its_settings_need_and_nothing_else() {
     assert_eq!(roles(&defaults), 2);
     let jobs = Objects::of("jobs");
     assert_eq!(jobs.rights("ClusterRole", agent), of_code(rbac_of_discovery()));
-    assert_eq!(jobs.rights("Role", "local-static-provisioner-jobs-role"), rights(&[&AGENT_JOBS]));
+    assert_eq!(jobs.rights("Role", "local-static-provisioner-jobs-role"), of_code(rbac_of_jobs()));
     let binding = jobs.get("RoleBinding", "local-static-provisioner-jobs-rolebinding");
     assert_eq!(binding["roleRef"]["name"], "local-static-provisioner-jobs-role");
     assert_eq!(binding["subjects"], json!([{"kind": "ServiceAccount", "name": NAME, "namespace": "default"}]));
