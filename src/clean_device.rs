@@ -1,7 +1,6 @@
-//! `clean`: one cleaning as a program of its own, for the Jobs that clean volumes. The same code as in the agent cleans,
-//! asks who uses the device and reads back; what the Job adds is the permission, which is its maker's business.
-//!
-//! Refuses directories: they are emptied by the agent.
+//! `clean`: one cleaning as a program of its own, for the Jobs that clean volumes, and for a person's hands. The same code
+//! as in the agent cleans, asks who uses the device or directory and looks again afterwards; what its caller adds is the
+//! permission. A Job brings the evidence too on which it was given, which is compared here: its pod may start long after.
 
 use crate::checks::checks;
 use crate::clean::job::{Order, Shared, run as clean};
@@ -9,7 +8,7 @@ use crate::clean::throttle::Throttle;
 use crate::cli::CleanOptions;
 use crate::host::mounts::{MountsError, Proc};
 use crate::model::cleaning::{CleanEvent, CleanJob, CleanResult, Cleaning, JobId, Permission};
-use crate::model::device::{InUse, ProbeError, Protection};
+use crate::model::device::{InUse, Place, ProbeError, Protection};
 use crate::model::discovery::Cleaner;
 use crate::model::estimate::Estimate;
 use crate::model::memory::evidence;
@@ -29,8 +28,6 @@ const TOLD_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CleanDeviceError {
-    #[error("{} is a directory's path: directories are emptied by the agent itself, not by a Job", path.display())]
-    Directory { path: PathBuf },
     #[error("the signals cannot be caught")]
     Signals(#[source] nix::Error),
     #[error("a thread cannot be started")]
@@ -39,6 +36,10 @@ pub enum CleanDeviceError {
     Boot(#[source] MountsError),
     #[error("{} is no block device that can be cleaned", path.display())]
     Device { path: PathBuf, source: ProbeError },
+    #[error("{} is no volume's directory that can be emptied", path.display())]
+    Directory { path: PathBuf, source: ProbeError },
+    #[error("{} is a block device, and fsclean empties directories; clean --help names the methods for devices", path.display())]
+    NotADirectory { path: PathBuf },
     #[error("{} is in use and was not written: {by}", path.display())]
     InUse { path: PathBuf, by: InUse },
     #[error("{} is protected and was not written: {by}", path.display())]
@@ -47,11 +48,8 @@ pub enum CleanDeviceError {
     NotClean { path: PathBuf, why: String },
 }
 
-/// Cleans what the options name. `Ok` only when it is clean and was read back.
+/// Cleans what the options name. `Ok` only when it is clean and was looked at again.
 pub fn run(options: &CleanOptions) -> Result<(), CleanDeviceError> {
-    if options.cleaner == Cleaner::Empty {
-        return Err(CleanDeviceError::Directory { path: options.path.clone() });
-    }
     let (orders, received) = unbounded();
     let shared = Arc::new(Shared::new());
     stop_at_a_signal(shared.clone(), orders.clone())?;
@@ -80,14 +78,20 @@ pub fn run(options: &CleanOptions) -> Result<(), CleanDeviceError> {
     }
 }
 
-/// Looks at the device as the agent does before it decides, and refuses what the agent would refuse.
+/// Looks at the device or directory as the agent does before it decides, and refuses what the agent would refuse.
 fn job(options: &CleanOptions) -> Result<CleanJob, CleanDeviceError> {
     let path = options.path.clone();
     let boot_id = Proc::default().boot_id().map_err(CleanDeviceError::Boot)?;
-    let device = match Prober::new(Host::default(), false).probe(&path, Wanted::Device, Depth::Full) {
+    let empties = options.cleaner == Cleaner::Empty;
+    let wanted = if empties { Wanted::Volume } else { Wanted::Device };
+    let device = match Prober::new(Host::default(), false).probe(&path, wanted, Depth::Full) {
         Ok(device) => device,
+        Err(source) if empties => return Err(CleanDeviceError::Directory { path, source }),
         Err(source) => return Err(CleanDeviceError::Device { path, source }),
     };
+    if empties && !matches!(device.place, Place::Directory { .. }) {
+        return Err(CleanDeviceError::NotADirectory { path });
+    }
     if let Some(by) = device.in_use {
         return Err(CleanDeviceError::InUse { path, by });
     }
@@ -98,7 +102,7 @@ fn job(options: &CleanOptions) -> Result<CleanJob, CleanDeviceError> {
     }
     Ok(CleanJob {
         id: JobId(0),
-        evidence: evidence(&device, &boot_id),
+        evidence: options.evidence.clone().unwrap_or_else(|| evidence(&device, &boot_id)),
         path,
         permission: Permission::Release,
         cleaning: Cleaning::ByClass,
@@ -137,6 +141,10 @@ impl Progress<'_> {
             return;
         }
         self.last.set(now);
+        if total == 0 {
+            // A directory that is not the whole of its filesystem.
+            return self.say(&format!("{done} bytes freed"));
+        }
         let left = estimate.seconds_left(total).map(|left| format!(", about {left} s left")).unwrap_or_default();
         self.say(&format!("{done} of {total} bytes{left}"));
     }

@@ -188,6 +188,7 @@ impl NodeOptions {
         crate::reconcile::state::Sources {
             raw_device: self.raw_device.then(|| self.default_configmap.clone()),
             discovery_dir: self.discovery.is_some(),
+            job_place: self.discovery.as_ref().map(DiscoveryOptions::job_place).unwrap_or_default(),
         }
     }
 }

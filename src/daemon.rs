@@ -10,7 +10,7 @@ use crate::host::files::on_filesystem_of;
 use crate::host::mounts::Proc;
 use crate::kube::client::{Client, ClientError, USER_AGENT};
 use crate::kube::config::{Config, ConfigError};
-use crate::kube::objects::{ConfigMap, Node, PersistentVolume, StorageClass};
+use crate::kube::objects::{ConfigMap, Job, Node, PersistentVolume, StorageClass};
 use crate::kube::request::{Resource, Target};
 use crate::model::cleaning::CleanCommand;
 use crate::model::discovery::DiscoveryDir;
@@ -128,6 +128,8 @@ fn boot() -> Result<(String, u64), DaemonError> {
 /// The threads that touch the world.
 struct Threads {
     namespace: String,
+    /// Of cleanup Jobs.
+    job_namespace: String,
     scope: Arc<NodeScope>,
     client: Client,
     metrics: Arc<Metrics>,
@@ -184,6 +186,7 @@ impl Threads {
 
         let mut threads = Threads {
             namespace: options.node.namespace.clone(),
+            job_namespace: options.node.sources().job_place.namespace,
             client: client.clone(),
             metrics: metrics.clone(),
             events: events.clone(),
@@ -308,6 +311,16 @@ impl Workers for Threads {
         match Watcher::spawn("watch-configmap", &self.client, target, sink, self.restarted(Resource::ConfigMaps)) {
             Ok(handle) => self.configmap = Some(handle),
             Err(error) => log::error!("ConfigMap {name} cannot be watched: {error}"),
+        }
+    }
+
+    fn watch_jobs(&mut self) {
+        let events = self.events.clone();
+        let target = Target::<Job>::cleanup_jobs(&self.job_namespace, &self.scope.node_label);
+        let sink = move |update| drop(events.send(Event::Jobs(Box::new(update))));
+        match Watcher::spawn("watch-job", &self.client, target, sink, self.restarted(Resource::Jobs)) {
+            Ok(handle) => self.watchers.push(handle),
+            Err(error) => log::error!("the cleanup Jobs cannot be watched: {error}"),
         }
     }
 

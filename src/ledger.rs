@@ -172,6 +172,7 @@ mod tests {
             path: "/dev/x".into(),
             discovered: None,
             cleaner: None,
+            job: false,
             evidence: Evidence {
                 boot_id: "b".into(),
                 place: Place::Block { major: 8, minor: 0 },

@@ -11,7 +11,7 @@ use crate::host::mounts::Proc;
 use crate::kube::client::{Client, ClientError};
 use crate::kube::config::{Config, ConfigError};
 use crate::kube::error::ApiError;
-use crate::kube::objects::{ConfigMap, List, Node, Object, ObjectMeta, PersistentVolume, StorageClass};
+use crate::kube::objects::{ConfigMap, Job, List, Node, Object, ObjectMeta, PersistentVolume, StorageClass};
 use crate::kube::request::{self, Target};
 use crate::kube::watch::{PAGE_LIMIT, WatchUpdate};
 use crate::ledger::{self, LedgerError};
@@ -97,6 +97,11 @@ fn gather(options: &PlanOptions) -> Result<State, PlanError> {
                 state.apply(Duration::ZERO, Event::ConfigDir(read.map_err(|error| chain(&error))));
                 let classes = listed(&client, &Target::<StorageClass>::storage_classes())?;
                 state.apply(Duration::ZERO, Event::StorageClasses(WatchUpdate::Replaced(classes)));
+                if state.jobs_wanted() {
+                    let label = names::label_value(node_name);
+                    let jobs = listed(&client, &Target::<Job>::cleanup_jobs(&discovery.namespace, &label))?;
+                    state.apply(Duration::ZERO, Event::Jobs(Box::new(WatchUpdate::Replaced(jobs))));
+                }
             }
             let label = names::label_value(node_name);
             (node, listed(&client, &Target::<PersistentVolume>::persistent_volumes(names::NODE_LABEL, &label))?)

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use crate::support::{Scratch, control_plane, kubectl_is_there, left_out};
+use local_pv_provisioner::kube::request::discovery::{rbac_of_discovery, rbac_of_jobs, rbac_of_taint_removal};
+use local_pv_provisioner::kube::request::{Rbac, cleanup};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Output, Stdio};
@@ -16,23 +18,6 @@ const IMAGE: &str = concat!("local-pv-provisioner:", env!("CARGO_PKG_VERSION"));
 
 /// Group, resource and verb.
 type Rights = BTreeSet<(String, String, String)>;
-
-/// What the agent may do with discovery directories: everywhere, in its namespace in Job mode, and for the start-up taint.
-const AGENT: [(&str, &str, &str); 4] = [
-    ("", "nodes", "get list watch"),
-    ("", "persistentvolumes", "get list watch create patch delete"),
-    ("storage.k8s.io", "storageclasses", "get list watch"),
-    ("", "events", "create patch"),
-];
-const AGENT_JOBS: [(&str, &str, &str); 1] = [("batch", "jobs", "get list watch create delete")];
-const AGENT_TAINT: [(&str, &str, &str); 1] = [("", "nodes", "patch")];
-const CLEANUP: [(&str, &str, &str); 4] = [
-    ("", "nodes", "get list watch"),
-    ("", "persistentvolumes", "get list watch delete"),
-    ("", "persistentvolumeclaims", "list watch patch delete"),
-    ("", "events", "create patch"),
-];
-const CLEANUP_LEASE: [(&str, &str, &str); 1] = [("coordination.k8s.io", "leases", "get create patch")];
 
 /// Values files, each for what its name says. All of them are linted and shown to a real API server.
 const VALUES: [(&str, &str); 12] = [
@@ -260,6 +245,11 @@ fn rights(of: &[&[(&str, &str, &str)]]) -> Rights {
     of.iter().copied().flatten().flat_map(each).collect()
 }
 
+/// What the code asks for.
+fn of_code(rules: impl IntoIterator<Item = Rbac>) -> Rights {
+    rules.into_iter().map(|rule| (rule.group.to_owned(), rule.resource.to_owned(), rule.verb.to_owned())).collect()
+}
+
 fn named<'a>(list: &'a Value, name: &str) -> &'a Value {
     list.as_array().unwrap().iter().find(|item| item["name"] == name).unwrap_or_else(|| panic!("no {name} in {list}"))
 }
@@ -433,16 +423,17 @@ fn the_roles_of_the_chart_grant_what_its_settings_need_and_nothing_else() {
     let agent = "local-static-provisioner-node-clusterrole";
     let roles = |objects: &Objects| objects.0.keys().filter(|(kind, _)| kind.contains("Role")).count();
     let defaults = Objects::of("defaults");
-    assert_eq!(defaults.rights("ClusterRole", agent), rights(&[&AGENT]));
+    assert_eq!(defaults.rights("ClusterRole", agent), of_code(rbac_of_discovery()));
     assert_eq!(roles(&defaults), 2);
     let jobs = Objects::of("jobs");
-    assert_eq!(jobs.rights("ClusterRole", agent), rights(&[&AGENT]));
-    assert_eq!(jobs.rights("Role", "local-static-provisioner-jobs-role"), rights(&[&AGENT_JOBS]));
+    assert_eq!(jobs.rights("ClusterRole", agent), of_code(rbac_of_discovery()));
+    assert_eq!(jobs.rights("Role", "local-static-provisioner-jobs-role"), of_code(rbac_of_jobs()));
     let binding = jobs.get("RoleBinding", "local-static-provisioner-jobs-rolebinding");
     assert_eq!(binding["roleRef"]["name"], "local-static-provisioner-jobs-role");
     assert_eq!(binding["subjects"], json!([{"kind": "ServiceAccount", "name": NAME, "namespace": "default"}]));
-    let extra = [("example.com", "disks", "get")];
-    assert_eq!(Objects::of("taint").rights("ClusterRole", agent), rights(&[&AGENT, &AGENT_TAINT, &extra]));
+    let mut with_taint = of_code(rbac_of_discovery().into_iter().chain(rbac_of_taint_removal()));
+    with_taint.extend(rights(&[&[("example.com", "disks", "get")]]));
+    assert_eq!(Objects::of("taint").rights("ClusterRole", agent), with_taint);
     let none = Objects::of("no rights");
     assert_eq!(roles(&none), 0);
     assert!(none.0.keys().all(|(kind, _)| kind != "ServiceAccount"));
@@ -560,8 +551,10 @@ fn node_cleanup_is_our_program_with_its_values_as_flags_and_its_own_rights() {
     );
     assert_eq!(container["resources"], json!({"limits": {"memory": "64Mi"}}));
     assert_eq!(container["securityContext"]["runAsNonRoot"], true);
-    assert_eq!(objects.rights("ClusterRole", name), rights(&[&CLEANUP]));
-    assert_eq!(objects.rights("Role", name), rights(&[&CLEANUP_LEASE]));
+    let (lease, everywhere): (Vec<Rbac>, Vec<Rbac>) =
+        cleanup::all_rbac().into_iter().partition(|rule| rule.resource == "leases");
+    assert_eq!(objects.rights("ClusterRole", name), of_code(everywhere));
+    assert_eq!(objects.rights("Role", name), of_code(lease));
     for kind in ["ClusterRoleBinding", "RoleBinding"] {
         let subject = json!([{"kind": "ServiceAccount", "name": name, "namespace": "default"}]);
         assert_eq!(objects.get(kind, name)["subjects"], subject);
@@ -756,7 +749,7 @@ fn the_component_adds_discovery_directories_to_the_raw_devices() {
     let text = String::from_utf8(output.stdout).unwrap();
     let objects = Objects::parse(&text);
     let name = "local-pv-provisioner";
-    assert!(objects.rights("ClusterRole", name).is_superset(&rights(&[&AGENT])));
+    assert!(objects.rights("ClusterRole", name).is_superset(&of_code(rbac_of_discovery())));
     let pod = &objects.get("DaemonSet", name)["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
     assert_eq!(named(&container["env"], "LP_SOURCES")["value"], "raw-device,discovery-dir");

@@ -20,7 +20,7 @@ const LEVELS: [&[&str]; 11] = [
 ];
 
 /// Rooms and files that do no I/O and read no clock.
-const PURE: [&str; 14] = [
+const PURE: [&str; 15] = [
     "model",
     "settings",
     "decide",
@@ -30,6 +30,7 @@ const PURE: [&str; 14] = [
     "kube/watch.rs",
     "reconcile/event.rs",
     "reconcile/state.rs",
+    "reconcile/state",
     "node_cleanup/affinity.rs",
     "node_cleanup/cache.rs",
     "node_cleanup/decide.rs",

@@ -1,6 +1,7 @@
 //! The arguments of `clean`: what the command of a cleanup Job says, and the variables that the Job sets.
 
 use super::{UsageError, bandwidth};
+use crate::model::device::Evidence;
 use crate::model::discovery::Cleaner;
 use clap::Args;
 use std::path::PathBuf;
@@ -14,9 +15,10 @@ Methods, by these names or by the original's paths (/scripts/shred.sh):
   discard           discard, read back, and zero what does not read zero
   blkdiscard        discard and believe it
   secure-discard    discard securely, on devices that can
+  fsclean           empty the directory in LOCAL_PV_FILESYSTEM, a mount point; a mount below it keeps all of it as it is
 
-The device is opened exclusively and refused while anything uses it. Exit codes: 0 when it is cleaned and was read back,
-1 when it is not, 2 for bad arguments. SIGTERM ends it between two chunks.";
+The device is opened exclusively and refused while anything uses it, and so is a directory. Exit codes: 0 when it is cleaned
+and was read back, 1 when it is not, 2 for bad arguments. SIGTERM ends it between two chunks.";
 
 #[derive(Debug, Args)]
 pub(super) struct CleanArgs {
@@ -29,6 +31,9 @@ pub(super) struct CleanArgs {
     /// The directory, for fsclean
     #[arg(long, env = "LOCAL_PV_FILESYSTEM", value_name = "PATH", default_value = "", hide_default_value = true)]
     filesystem: String,
+    /// What was known of the device when it was decided to clean it, as the agent writes it: no other one is written
+    #[arg(long, env = "LP_CLEAN_EVIDENCE", value_name = "JSON", default_value = "", hide_default_value = true)]
+    evidence: String,
     /// How much to write in a second, as 100Mi; empty or 0: no limit
     #[arg(long, env = "LP_CLEAN_BANDWIDTH", value_name = "QUANTITY", default_value = "", hide_default_value = true)]
     clean_bandwidth: String,
@@ -39,6 +44,8 @@ pub struct CleanOptions {
     pub cleaner: Cleaner,
     /// A block device; with [`Cleaner::Empty`] a directory.
     pub path: PathBuf,
+    /// What the device must be; `None`: what it is found to be.
+    pub evidence: Option<Evidence>,
     /// Bytes a second.
     pub bandwidth: Option<u64>,
 }
@@ -58,7 +65,13 @@ pub(super) fn options(args: CleanArgs) -> Result<CleanOptions, UsageError> {
     if path.is_empty() {
         return Err(UsageError(format!("--{flag} ({variable}): required: the path of what is to be cleaned")));
     }
-    Ok(CleanOptions { cleaner, path: path.into(), bandwidth: bandwidth(&args.clean_bandwidth)? })
+    let evidence = match args.evidence.as_str() {
+        "" => None,
+        text => Some(serde_json::from_str(text).map_err(|problem| {
+            UsageError(format!("--evidence (LP_CLEAN_EVIDENCE): not as the agent writes it: {problem}"))
+        })?),
+    };
+    Ok(CleanOptions { cleaner, path: path.into(), evidence, bandwidth: bandwidth(&args.clean_bandwidth)? })
 }
 
 #[cfg(test)]
@@ -79,7 +92,8 @@ mod tests {
     #[test]
     fn the_commands_of_the_originals_jobs_are_taken_as_they_are() {
         let path = PathBuf::from("/mnt/raw/vol1");
-        let shred = CleanOptions { cleaner: Cleaner::Shred { passes: 2 }, path: path.clone(), bandwidth: None };
+        let cleaner = Cleaner::Shred { passes: 2 };
+        let shred = CleanOptions { cleaner, path: path.clone(), evidence: None, bandwidth: None };
         assert_eq!(parsed(&["--device=/mnt/raw/vol1", "/scripts/shred.sh", "2"]), Ok(shred.clone()));
         assert_eq!(parsed(&["--device=/mnt/raw/vol1", "shred", "2"]), Ok(shred));
         let limited = parsed(&["--device=/x", "--clean-bandwidth=1Mi", "zero"]).unwrap();
@@ -97,6 +111,7 @@ mod tests {
             (&["quick_reset", "now", "--device=/x"], "\"now\""),
             (&["/scripts/mine.sh", "--device=/x"], "/scripts/mine.sh"),
             (&["zero", "--device=/x", "--clean-bandwidth=fast"], "LP_CLEAN_BANDWIDTH"),
+            (&["zero", "--device=/x", "--evidence={\"boot_id\":1}"], "LP_CLEAN_EVIDENCE"),
             (&[], "METHOD"),
         ] {
             let error = parsed(arguments).unwrap_err();

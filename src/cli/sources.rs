@@ -2,6 +2,7 @@
 //! sig-storage local static provisioner.
 
 use super::{SHORTEST_INTERVAL, UsageError, bad};
+use crate::decide::jobs::JobPlace;
 use crate::model::duration;
 use clap::Args;
 use std::ffi::OsStr;
@@ -87,6 +88,12 @@ pub struct DiscoveryOptions {
     pub namespace: String,
     /// Of the cleanup Jobs; without it there can be none.
     pub job_image: Option<String>,
+}
+
+impl DiscoveryOptions {
+    pub(super) fn job_place(&self) -> JobPlace {
+        JobPlace { namespace: self.namespace.clone(), image: self.job_image.clone() }
+    }
 }
 
 /// Of the original, for cleanup Jobs.

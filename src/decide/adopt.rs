@@ -180,8 +180,9 @@ enum Verdict {
 /// SAFETY section 3, adoption of a PV first seen Released.
 fn release_is_believed(ctx: &Ctx<'_>, pv: &PersistentVolume, index: usize) -> Verdict {
     let first_seen = "it was Released before this node knew it";
-    if ctx.s.memory.is_intact() && ctx.s.unreadable_entries.is_empty() {
-        // A memory that is whole knows every volume that this node offered: this one it did not.
+    if ctx.ledger_is_whole() && !ctx.s.first_start {
+        // A memory that is whole knows every volume that this node offered: this one it did not. One that begins with this
+        // start knows nothing of what the original offered.
         return Verdict::Quarantine(format!("{first_seen}, though its ledger is whole"));
     }
     let Some(node) = ctx.s.existing_node() else {
@@ -225,28 +226,28 @@ fn created_since_boot(s: &Snapshot, pv: &PersistentVolume) -> bool {
 /// What a PV in service should carry.
 pub(super) struct Wanted {
     pub labels: FlatMap<String, String>,
+    /// Where they are missing: what an annotation says is what it was made with.
+    pub annotations: Vec<(&'static str, String)>,
     pub owner: Option<OwnerReference>,
-    pub capacity: String,
+    /// `None`: as it is.
+    pub capacity: Option<String>,
 }
 
 impl Wanted {
-    fn of_raw_device(s: &Snapshot, node: &Node, device: &Device) -> Wanted {
+    pub fn of_raw_device(s: &Snapshot, node: &Node, device: &Device) -> Wanted {
         let label = s.node_label();
         Wanted {
             labels: [names::NODE_LABEL, names::NODE_LABEL_IO].map(|key| (key.to_owned(), label.clone())).into(),
+            annotations: vec![(names::IDENTITY_ANNOTATION, device.identity.to_annotation())],
             owner: Some(volume::owner(node)),
-            capacity: quantity::format_binary(device.size),
+            capacity: Some(quantity::format_binary(device.size)),
         }
     }
 }
 
 /// The merge patch that makes labels, annotations, capacity and owner what they should be; `None` if they are.
 /// Settings annotations are never changed: they say what the PV was made with.
-pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, device: &Device) -> Option<Value> {
-    let wanted = match discovery::is_discovered(pv) {
-        true => discovery::wanted(s, node, device),
-        false => Wanted::of_raw_device(s, node, device),
-    };
+pub(super) fn repair_patch(pv: &PersistentVolume, device: &Device, wanted: Wanted) -> Option<Value> {
     let mut metadata = Map::new();
     let labels: Map<String, Value> = (wanted.labels.iter())
         .filter(|(key, value)| pv.metadata.labels.get(key.as_str()) != Some(*value))
@@ -255,9 +256,10 @@ pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, dev
     if !labels.is_empty() {
         metadata.insert("labels".to_owned(), labels.into());
     }
-    if !pv.metadata.annotations.contains_key(names::IDENTITY_ANNOTATION) {
-        metadata
-            .insert("annotations".to_owned(), json!({ names::IDENTITY_ANNOTATION: device.identity.to_annotation() }));
+    let missing = wanted.annotations.into_iter().filter(|(key, _)| !pv.metadata.annotations.contains_key(*key));
+    let annotations: Map<String, Value> = missing.map(|(key, value)| (key.to_owned(), json!(value))).collect();
+    if !annotations.is_empty() {
+        metadata.insert("annotations".to_owned(), annotations.into());
     }
     let owners = &pv.metadata.owner_references;
     if let Some(owner) = wanted.owner
@@ -269,8 +271,11 @@ pub(super) fn repair_patch(s: &Snapshot, node: &Node, pv: &PersistentVolume, dev
     }
     let mut patch = Map::new();
     let capacity = quantity::parse(&pv.spec.capacity.storage);
-    if capacity != quantity::parse(&wanted.capacity) && device.size > 0 {
-        patch.insert("spec".to_owned(), json!({"capacity": {"storage": wanted.capacity}}));
+    if let Some(wanted) = wanted.capacity
+        && capacity != quantity::parse(&wanted)
+        && device.size > 0
+    {
+        patch.insert("spec".to_owned(), json!({"capacity": {"storage": wanted}}));
     }
     if metadata.is_empty() && patch.is_empty() {
         return None;

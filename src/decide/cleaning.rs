@@ -3,7 +3,7 @@
 
 use super::plan::{Action, ProgressReport, Word};
 use super::snapshot::{BackoffKey, Job, JobStage};
-use super::{Ctx, discovery};
+use super::{Ctx, discovery, jobs};
 use crate::kube::objects::PersistentVolume;
 use crate::model::cleaning::{CleanJob, CleanResult, Cleaning, JobId, Permission};
 use crate::model::discovery::Cleaner;
@@ -88,7 +88,7 @@ pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: 
 
 /// How it is cleaned: raw devices by the stronger of what is promised now and what was; volumes of a discovery directory as
 /// their class says, and where there is no such class any more, as it said at their last offer.
-fn how(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Option<(Cleaning, Option<Cleaner>)> {
+pub(super) fn how(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Option<(Cleaning, Option<Cleaner>)> {
     let Some(discovered) = &entry.discovered else {
         let promised = entry.promise;
         let now = ctx.s.settings().map_or(promised, |settings| settings.cleaning);
@@ -154,14 +154,9 @@ fn verdict(entry: &Entry, answers: &[Option<Box<PersistentVolume>>]) -> Result<(
         let State::Released { pv: recorded, claim_uid, .. } = &entry.state else {
             return Err(format!("PersistentVolume {} exists", pv.metadata.name));
         };
-        if pv.metadata.uid != recorded.uid {
-            return Err(format!("PersistentVolume {} is another object now", pv.metadata.name));
-        }
+        jobs::still_released(recorded, claim_uid, pv)?;
         if !discovery::is_to_be_cleaned(pv, Some(entry)) {
-            return Err(format!("PersistentVolume {} is not Released any more, or to be retained", pv.metadata.name));
-        }
-        if claim_of(pv) != claim_uid {
-            return Err(format!("PersistentVolume {} has another claim now", pv.metadata.name));
+            return Err(format!("PersistentVolume {} is to be retained", pv.metadata.name));
         }
     }
     Ok(())

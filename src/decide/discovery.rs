@@ -64,13 +64,23 @@ pub(super) fn unknown_volume(ctx: &mut Ctx<'_>, index: usize, discovered: &Disco
         Content::NotRead => {
             ctx.push(report(ctx, index, path, Obstacle::waiting("its content has not been read yet")));
         }
-        Content::Data { found } if !ctx.ledger_is_whole() => {
-            // What the ledger forgot may be a tenant's.
-            let why = format!("it holds {}, and the ledger cannot say whose it is", found.join(", "));
-            let state = State::Quarantined { nonce: ctx.nonce(), why, pv: None };
+        Content::Data { found } => {
+            // What the ledger forgot, or cannot recognise, may be a tenant's.
+            let doubt = if !ctx.ledger_is_whole() {
+                Some("the ledger cannot say whose it is".to_owned())
+            } else {
+                raw_device::missing_kin(ctx, index).map(|kin| format!("may be the missing volume of {kin}"))
+            };
+            let state = match doubt {
+                Some(doubt) => {
+                    let why = format!("it holds {}, and {doubt}", found.join(", "));
+                    State::Quarantined { nonce: ctx.nonce(), why, pv: None }
+                }
+                None => State::Clean { by: Cleaning::AsFound },
+            };
             ctx.new_entry(index, path, state);
         }
-        Content::Blank | Content::Data { .. } => {
+        Content::Blank => {
             ctx.new_entry(index, path, State::Clean { by: Cleaning::AsFound });
         }
     }
@@ -224,10 +234,15 @@ fn provisioner(settings: &DiscoverySettings, node: &Node) -> String {
 pub(super) fn wanted(s: &Snapshot, node: &Node, device: &Device) -> adopt::Wanted {
     let settings = s.discovery_settings();
     let ours = || [(names::NODE_LABEL.to_owned(), s.node_label())].into();
+    let mut annotations = vec![(names::IDENTITY_ANNOTATION, device.identity.to_annotation())];
+    annotations.extend(settings.map(|settings| (names::PROVISIONED_BY_ANNOTATION, provisioner(settings, node))));
+    // What a pool has left for a filesystem without a UUID (ZFS) changes all the time.
+    let steady = !device.identity.is_weak() || !matches!(device.place, Place::Directory { .. });
     adopt::Wanted {
         labels: settings.map_or_else(ours, |settings| labels(s, settings, node)),
+        annotations,
         owner: settings.filter(|settings| settings.set_pv_owner_ref).map(|_| owner(node)),
-        capacity: rounded(device.size),
+        capacity: steady.then(|| rounded(device.size)),
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
     };
     let report = match device_of_pv(ctx, entry, pv) {
         Ok(index) => {
-            repair(ctx, pv, index);
+            repair(ctx, entry, pv, index);
             ctx.report(entry, word, reason)
         }
         Err(Misplaced::Absent) => {
@@ -145,9 +145,14 @@ pub(super) fn device_of_pv(ctx: &Ctx<'_>, entry: &Entry, pv: &PersistentVolume) 
 }
 
 /// Labels, annotations, capacity and owner of a PV in service, only where they differ.
-fn repair(ctx: &mut Ctx<'_>, pv: &PersistentVolume, index: usize) {
+fn repair(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, index: usize) {
     let Some(node) = ctx.s.existing_node() else { return };
-    let Some(patch) = adopt::repair_patch(ctx.s, node, pv, ctx.devices.groups[index].device) else { return };
+    let device = ctx.devices.groups[index].device;
+    let wanted = match entry.discovered {
+        Some(_) => discovery::wanted(ctx.s, node, device),
+        None => adopt::Wanted::of_raw_device(ctx.s, node, device),
+    };
+    let Some(patch) = adopt::repair_patch(pv, device, wanted) else { return };
     write_pv(ctx, pv, |name, uid, resource_version| Action::RepairPv { name, uid, resource_version, patch });
 }
 

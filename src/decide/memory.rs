@@ -89,6 +89,7 @@ mod tests {
         Node {
             metadata: ObjectMeta { name: name.into(), ..ObjectMeta::default() },
             status: NodeStatus { node_info: NodeInfo { machine_id: machine.into(), system_uuid: String::new() } },
+            ..Node::default()
         }
     }
 

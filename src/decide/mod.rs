@@ -7,6 +7,7 @@ mod cleaning;
 mod devices;
 pub mod discovery;
 mod in_service;
+pub mod jobs;
 pub mod memory;
 mod offer;
 pub mod outcome;
@@ -14,6 +15,7 @@ pub mod plan;
 mod raw_device;
 mod reclaim;
 pub mod snapshot;
+mod taint;
 pub mod volume;
 
 use crate::model::cleaning::Cleaning;
@@ -55,6 +57,8 @@ pub fn decide(s: &Snapshot) -> Plan {
         raw_device::duplicates(&mut ctx, index);
     }
     raw_device::unreadable_paths(&mut ctx);
+    jobs::orphans(&mut ctx);
+    taint::remove(&mut ctx);
     ctx.hold_back_if_ledger_fails();
     ctx.plan
 }
@@ -73,6 +77,10 @@ pub fn awaited(s: &Snapshot) -> Option<String> {
         .or_else(|| {
             let waiting = s.discovery.is_some() && s.storage_classes.is_none();
             waiting.then(|| "waiting for the API server to list the StorageClasses".to_owned())
+        })
+        .or_else(|| {
+            let waiting = jobs::are_wanted(s) && s.cleanup_jobs.is_none();
+            waiting.then(|| "waiting for the API server to list the cleanup Jobs".to_owned())
         })
 }
 
@@ -218,6 +226,7 @@ impl<'a> Ctx<'a> {
             path: path.to_path_buf(),
             discovered: self.discovered(path).cloned(),
             cleaner: None,
+            job: false,
             evidence: entries::evidence(group.device, &self.s.boot_id),
             promise,
             progress: None,
@@ -337,6 +346,7 @@ impl<'a> Ctx<'a> {
             let message = format!("classes that are not looked through: {}", view.refused.join("; "));
             self.notice(Reason::ConfigInvalid, message);
         }
+        jobs::notice(self);
         for (class, why) in self.s.scan.iter().flat_map(|scan| &scan.unread) {
             self.notice(Reason::DeviceDirUnreadable, format!("class {class}: {why}"));
         }
@@ -427,6 +437,9 @@ impl<'a> Ctx<'a> {
         let here = matches!(self.devices.home(&entry.id), Home::Here(_));
         if !here && (cleaning::let_go_of(self, entry, "its device is not where it was") || cleaning::ended(self, entry))
         {
+            return;
+        }
+        if jobs::keep_out(self, entry) {
             return;
         }
         match &entry.state {

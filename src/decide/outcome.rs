@@ -1,6 +1,6 @@
 //! The answers to a plan's actions: what the API server said.
 
-use crate::kube::objects::PersistentVolume;
+use crate::kube::objects::{Job, PersistentVolume};
 use crate::model::cleaning::JobId;
 use crate::model::memory::{EntryId, ForeignPv};
 use std::time::Duration;
@@ -16,10 +16,14 @@ pub enum Outcome {
     Looked { entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure> },
     /// Of `DeletePv` and `RepairPv`. `None`: the PV does not exist.
     Wrote { name: String, answer: Result<(), Failure> },
+    /// Of `SetTaints`. A Node that does not exist needs none.
+    Tainted { answer: Result<(), Failure> },
     /// Of `ReadForeign`: those that are still there.
     Foreign { answer: Result<Vec<ForeignPv>, Failure> },
     /// Of `ListAllPvs`.
     Listed { answer: Result<Listing, Failure> },
+    /// Of a write to the Job of this name: what was made, `None` where it was deleted.
+    Job { name: String, answer: Result<Option<Box<Job>>, Failure> },
 }
 
 /// Why a request failed.

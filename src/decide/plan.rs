@@ -1,8 +1,8 @@
 //! What a decision says: what is to be done, what was not done and why, and when to look again.
 
-use crate::kube::objects::PersistentVolume;
+use crate::kube::objects::{Job, Node, PersistentVolume};
 use crate::model::cleaning::{CleanJob, JobId};
-use crate::model::memory::{Entry, EntryId, ForeignPv, Marker};
+use crate::model::memory::{Entry, EntryId, ForeignPv, Marker, PvRef};
 use crate::model::reason::Reason;
 use serde::Serialize;
 use std::path::PathBuf;
@@ -82,6 +82,32 @@ pub enum Action {
         resource_version: String,
         patch: serde_json::Value,
     },
+    /// These taints in place of those that the Node was seen with.
+    SetTaints {
+        seen: Box<Node>,
+        taints: Vec<serde_json::Value>,
+    },
+    /// Of a cleanup Job.
+    Job(JobAction),
+}
+
+/// A write to a cleanup Job.
+#[derive(Debug, Clone)]
+pub enum JobAction {
+    /// Made only if a live read finds the PV still Released, with this UID and claim.
+    Create { job: Box<Job>, pv: PvRef, claim_uid: String },
+    /// With its pod.
+    Delete { namespace: String, name: String, uid: String },
+}
+
+impl JobAction {
+    /// The Job's name.
+    pub fn name(&self) -> &str {
+        match self {
+            JobAction::Create { job, .. } => &job.metadata.name,
+            JobAction::Delete { name, .. } => name,
+        }
+    }
 }
 
 /// What a person must know about one device (SAFETY section 6).

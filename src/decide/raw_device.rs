@@ -4,7 +4,7 @@ use super::devices::{self, Home};
 use super::plan::{Report, Word};
 use super::{Ctx, cleaning, discovery, offer};
 use crate::model::cleaning::{Cleaning, Permission};
-use crate::model::device::{Comparison, Content, ProbeError, Protection};
+use crate::model::device::{Comparison, Content, Place, ProbeError, Protection};
 use crate::model::memory::{self, Entry, Owed, State};
 use crate::settings::ExistingData;
 use std::path::Path;
@@ -95,13 +95,16 @@ fn may_wipe(ctx: &Ctx<'_>) -> bool {
 }
 
 /// A device that the ledger knows, that is not there, and that nothing tells from this one: without a strong fact in
-/// common a disk that was taken out and put back looks like a new one. "Unknown to the ledger" means nothing then.
-fn missing_kin(ctx: &Ctx<'_>, index: usize) -> Option<String> {
-    let device = ctx.devices.groups[index].device;
+/// common a disk that was taken out and put back looks like a new one. "Unknown to the ledger" means nothing then. A
+/// filesystem grows and shrinks, with what else its pool holds: there the place is enough.
+pub(super) fn missing_kin(ctx: &Ctx<'_>, index: usize) -> Option<String> {
+    let group = &ctx.devices.groups[index];
+    let device = group.device;
+    let directory = matches!(device.place, Place::Directory { .. });
     let may_be = |entry: &&Entry| {
         devices::matters(&entry.state)
             && *ctx.devices.home(&entry.id) == Home::Absent
-            && entry.evidence.size == device.size
+            && (entry.evidence.size == device.size || directory && group.paths.contains(&entry.path.as_path()))
             && entry.evidence.identity.compare(&device.identity) == Comparison::Unknown
     };
     ctx.s.entries.values().find(may_be).map(|entry| entry.path.display().to_string())

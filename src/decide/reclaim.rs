@@ -4,7 +4,7 @@
 use super::devices::Home;
 use super::in_service::Misplaced;
 use super::plan::{Action, Word};
-use super::{Ctx, adopt, cleaning, discovery, in_service, raw_device};
+use super::{Ctx, adopt, cleaning, discovery, in_service, jobs, raw_device};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::Permission;
 use crate::model::device::{Comparison, Content, Protection};
@@ -62,6 +62,9 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
     }
     if let Some(Protection::PartitionType { name }) = &ctx.devices.groups[index].device.protection {
         return ctx.say(entry, Word::Error, format!("the partition's type is {name}: it is never written"));
+    }
+    if jobs::clean(ctx, entry, pv, index) {
+        return;
     }
     cleaning::start(ctx, entry, index, Permission::Release);
 }

@@ -1,8 +1,9 @@
 //! Everything that a decision may rest on, as one value. `reconcile` fills it; nothing here does I/O.
 
 use super::backoff::Backoff;
+use super::jobs::JobPlace;
 use super::outcome::Listing;
-use crate::kube::objects::{Node, PersistentVolume, StorageClass};
+use crate::kube::objects::{self, Node, PersistentVolume, StorageClass};
 use crate::model::cleaning::{CleanResult, Cleaning, JobId};
 use crate::model::device::Observation;
 use crate::model::estimate::Estimate;
@@ -48,6 +49,12 @@ pub struct Snapshot {
     /// An entry's last change, or its PV's: content seen before it says nothing about now.
     pub changed: BTreeMap<EntryId, Change>,
     pub jobs: BTreeMap<EntryId, Job>,
+    /// Where cleanup Jobs are made, and from what.
+    pub job_place: JobPlace,
+    /// This node's cleanup Jobs by name, where they are watched; `None` until the watch has answered.
+    pub cleanup_jobs: Option<BTreeMap<String, objects::Job>>,
+    /// What is under way to change them, by name.
+    pub job_writes: BTreeMap<String, JobWrite>,
     /// POSTs by entry; an `Offering` entry without one here may have been posted by a former run.
     pub offers: BTreeMap<EntryId, OfferStage>,
     /// PVs that the watch does not show any more, while a live read confirms it.
@@ -56,6 +63,8 @@ pub struct Snapshot {
     pub taken_names: BTreeSet<String>,
     /// The last write (PATCH, DELETE) to each PV, by name, unless it failed.
     pub writes: BTreeMap<String, Write>,
+    /// The last write of the Node's taints, unless it failed.
+    pub taints_write: Option<Write>,
     /// The one LIST of all PVs is under way.
     pub listing: bool,
     /// Its answer, until it is in the marker.
@@ -84,10 +93,14 @@ pub struct Change {
 pub enum BackoffKey {
     Clean(EntryId),
     Offer(EntryId),
-    /// PATCH, DELETE by PV name.
+    /// PATCH, DELETE by the name of a PV, or of a Job: those begin differently.
     Write(String),
+    /// Making a Job, by its name, and what it did when it was made.
+    Job(String),
     /// The one LIST of all PVs.
     List,
+    /// The Node's taints.
+    Taints,
 }
 
 /// What is known of the settings.
@@ -126,6 +139,8 @@ pub struct DiscoveryView {
     pub refused: Vec<String>,
     /// Keys that mean nothing, and the like.
     pub warnings: Vec<String>,
+    /// The turn in which it was read last: only a look that began later has looked through its directories.
+    pub read_at: u64,
 }
 
 /// The last complete look at the devices.
@@ -207,12 +222,22 @@ pub enum JobStage {
     Ended(CleanResult),
 }
 
-/// A write to a PV. Until the watch shows another version there is nothing more to write on this one.
+/// A write to a PV, or to the Node. Until the watch shows another version there is nothing more to write on this one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     pub resource_version: String,
     /// Answered, and carried out.
     pub done: bool,
+}
+
+/// A write to a cleanup Job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum JobWrite {
+    Posting,
+    /// Posted, and the watch has spoken of the Job since: the answer on its way may be older and says nothing.
+    Overtaken,
+    /// Until the watch says that it is gone.
+    Deleting,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,6 +285,10 @@ impl Snapshot {
 
     pub fn pv(&self, name: &str) -> Option<&PersistentVolume> {
         self.pvs.as_ref()?.get(name)
+    }
+
+    pub fn cleanup_job(&self, name: &str) -> Option<&objects::Job> {
+        self.cleanup_jobs.as_ref()?.get(name)
     }
 
     pub fn pv_by_uid(&self, name: &str, uid: &str) -> Option<&PersistentVolume> {

@@ -4,13 +4,14 @@
 mod listing;
 pub mod pool;
 
+use crate::decide::jobs::may_have_a_job;
 use crate::decide::outcome::{CreateFailure, Failure, Outcome};
-use crate::decide::plan::Action;
+use crate::decide::plan::{Action, JobAction};
 use crate::kube::client::Client;
 use crate::kube::error::ApiError;
-use crate::kube::objects::PersistentVolume;
-use crate::kube::request;
-use crate::model::memory::ForeignPv;
+use crate::kube::objects::{Job, PersistentVolume};
+use crate::kube::request::{self, discovery};
+use crate::model::memory::{ForeignPv, PvRef};
 use pool::Pool;
 use std::sync::Arc;
 
@@ -74,12 +75,20 @@ fn carry_out(client: &Client, action: Action, scope: &NodeScope, hostname: &str)
             let answer = client.call::<serde_json::Value>(&request::patch_persistent_volume(&name, &patch));
             Outcome::Wrote { name, answer: unless_gone(answer) }
         }
+        Action::SetTaints { seen, taints } => {
+            let answer = client.call::<serde_json::Value>(&request::discovery::patch_taints(&seen, &taints));
+            Outcome::Tainted { answer: unless_gone(answer) }
+        }
         Action::ReadForeign { pvs } => {
             let there =
                 |pv: &ForeignPv| get(client, &pv.name).map(|found| found.is_some_and(|f| f.metadata.uid == pv.uid));
             let answer = pvs.into_iter().map(|pv| Ok(there(&pv)?.then_some(pv))).collect::<Result<Vec<_>, ApiError>>();
             let answer = answer.map(|found| found.into_iter().flatten().collect());
             Outcome::Foreign { answer: answer.map_err(|error| failure(&error)) }
+        }
+        Action::Job(action) => {
+            let name = action.name().to_owned();
+            Outcome::Job { name, answer: write_job(client, action) }
         }
         Action::ListAllPvs => {
             Outcome::Listed { answer: listing::list_all(client, scope, hostname).map_err(|error| failure(&error)) }
@@ -94,6 +103,32 @@ fn get(client: &Client, name: &str) -> Result<Option<Box<PersistentVolume>>, Api
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+fn write_job(client: &Client, action: JobAction) -> Result<Option<Box<Job>>, Failure> {
+    match action {
+        JobAction::Create { job, pv, claim_uid } => {
+            make_way_for(client, &pv, &claim_uid)?;
+            match client.call::<Job>(&discovery::create_job(&job)) {
+                Ok(made) => Ok(Some(Box::new(made))),
+                Err(error) => Err(failure(&error)),
+            }
+        }
+        JobAction::Delete { namespace, name, uid } => {
+            unless_gone(client.call::<serde_json::Value>(&discovery::delete_job(&namespace, &name, &uid)))?;
+            Ok(None)
+        }
+    }
+}
+
+/// The live read before a Job is made, right before: a Job that exists writes.
+fn make_way_for(client: &Client, pv: &PvRef, claim_uid: &str) -> Result<(), Failure> {
+    let live = get(client, &pv.name).map_err(|error| failure(&error))?;
+    let verdict = match &live {
+        Some(live) => may_have_a_job(pv, claim_uid, live),
+        None => Err(format!("PersistentVolume {} does not exist any more", pv.name)),
+    };
+    verdict.map_err(|why| Failure { reason: format!("no Job was made: {why}"), conflict: true, retry_after: None })
 }
 
 fn create(client: &Client, pv: &PersistentVolume) -> Result<Box<PersistentVolume>, CreateFailure> {
@@ -112,7 +147,7 @@ fn create(client: &Client, pv: &PersistentVolume) -> Result<Box<PersistentVolume
     }
 }
 
-/// A PV that is gone needs no write any more.
+/// What is gone needs no write any more.
 fn unless_gone<T>(answer: Result<T, ApiError>) -> Result<(), Failure> {
     match answer {
         Ok(_) => Ok(()),

@@ -55,6 +55,7 @@ pub enum Resource {
     Events,
     Leases,
     StorageClasses,
+    Jobs,
 }
 
 impl Resource {
@@ -67,6 +68,7 @@ impl Resource {
             Resource::Events => "events",
             Resource::Leases => "leases",
             Resource::StorageClasses => "storageclasses",
+            Resource::Jobs => "jobs",
         }
     }
 
@@ -80,6 +82,7 @@ impl Resource {
             Resource::Events => "Event",
             Resource::Leases => "Lease",
             Resource::StorageClasses => "StorageClass",
+            Resource::Jobs => "Job",
         }
     }
 
@@ -88,6 +91,7 @@ impl Resource {
         match self {
             Resource::Leases => "coordination.k8s.io/v1",
             Resource::StorageClasses => "storage.k8s.io/v1",
+            Resource::Jobs => "batch/v1",
             _ => "v1",
         }
     }
@@ -137,6 +141,7 @@ pub struct Body {
 
 const JSON: &str = "application/json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
+const JSON_PATCH: &str = "application/json-patch+json";
 
 impl Request {
     fn new(verb: Verb, resource: Resource) -> Self {

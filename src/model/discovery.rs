@@ -95,6 +95,21 @@ impl Cleaner {
             _ => Cleaner::Zero { passes },
         })
     }
+
+    /// The command that [`Cleaner::of_command`] reads so.
+    pub fn command(&self) -> Vec<String> {
+        let (method, passes) = match self {
+            Cleaner::Empty => ("fsclean", None),
+            Cleaner::QuickReset => ("quick_reset", None),
+            Cleaner::Zero { passes } => ("zero", Some(passes)),
+            Cleaner::Shred { passes } => ("shred", Some(passes)),
+            Cleaner::Discard { verified: true } => ("discard", None),
+            Cleaner::Discard { verified: false } => ("blkdiscard", None),
+            Cleaner::SecureDiscard => ("secure-discard", None),
+            Cleaner::Command(argv) => return argv.clone(),
+        };
+        std::iter::once(method.to_owned()).chain(passes.map(u32::to_string)).collect()
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +145,15 @@ mod tests {
         assert_eq!(of("discard"), Ok(Cleaner::Discard { verified: true }));
         assert_eq!(of("secure-discard"), Ok(Cleaner::SecureDiscard));
         assert!(matches!(of("/scripts/zero.sh"), Ok(Cleaner::Command(_))), "the original has no such script");
+    }
+
+    #[test]
+    fn a_cleaner_and_its_command_mean_each_other() {
+        for command in
+            ["fsclean", "quick_reset", "zero 2", "shred 7", "discard", "blkdiscard", "secure-discard", "/x a"]
+        {
+            assert_eq!(of(command).unwrap().command().join(" "), command);
+        }
     }
 
     #[test]

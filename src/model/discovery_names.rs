@@ -21,6 +21,16 @@ pub fn longer_pv_name(entry: &str, node: &str, class: &str) -> String {
     format!("{}-{}", pv_name(entry, node, class), short_hash(whole.as_bytes(), HEX_DIGITS))
 }
 
+/// The original's name for the Job that cleans a volume.
+pub fn job_name(pv: &str) -> String {
+    format!("cleanup-{pv}")
+}
+
+/// The original's name for the directory's mount in such a Job.
+pub fn mount_name(host_dir: &str, mount_dir: &str) -> String {
+    format!("mount-{:x}", fnv1a32(&[host_dir, mount_dir]))
+}
+
 /// What the annotation `pv.kubernetes.io/provisioned-by` of this node's volumes says.
 pub fn provisioner_name(node: &str, uid: &str, node_name_only: bool) -> String {
     if node_name_only { format!("{PROVISIONER}{node}") } else { format!("{PROVISIONER}{node}-{uid}") }

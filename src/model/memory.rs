@@ -173,6 +173,9 @@ pub struct Entry {
     /// How its class has it cleaned, as of its last offer: a release is finished so also where the class is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleaner: Option<Cleaner>,
+    /// A Job may be cleaning it: on record before the Job is made, and until it is seen to be gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub job: bool,
     /// What it was recognised by when the state was entered.
     pub evidence: Evidence,
     /// What the settings promised when it was offered.

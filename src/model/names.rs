@@ -13,6 +13,10 @@ pub const APPROVE_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/approve-wip
 pub const IDENTITY_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/device-identity";
 /// PV annotation: which POST made it, so that a POST without an answer is found again.
 pub const OFFER_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/offer-id";
+/// Annotation of a cleanup Job: the claim after whose release it cleans. One of another release says nothing.
+pub const CLAIM_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/claim-uid";
+/// Annotation of a cleanup Job: the boot in which its device was looked at.
+pub const BOOT_ANNOTATION: &str = "local-pv-provisioner.cybozu.io/boot-id";
 /// PV annotation of external provisioners, which the original of discovery directories sets.
 pub const PROVISIONED_BY_ANNOTATION: &str = "pv.kubernetes.io/provisioned-by";
 /// PVC annotation of `node-cleanup`: since when the claim's node is gone, so that the delay outlives the controller.

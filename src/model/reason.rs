@@ -21,6 +21,7 @@ pub enum Reason {
     ConfigInvalid,
     ConfigWarning,
     FirstStart,
+    TaintNotRemoved,
     VolumeDelete,
     VolumeFailedDelete,
     VolumeUnsupportedReclaimPolicy,
@@ -29,7 +30,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 22] = [
+    pub const ALL: [Reason; 23] = [
         Reason::DeviceRefused,
         Reason::DeviceQuarantined,
         Reason::DeviceError,
@@ -47,6 +48,7 @@ impl Reason {
         Reason::ConfigInvalid,
         Reason::ConfigWarning,
         Reason::FirstStart,
+        Reason::TaintNotRemoved,
         Reason::VolumeDelete,
         Reason::VolumeFailedDelete,
         Reason::VolumeUnsupportedReclaimPolicy,
@@ -73,6 +75,7 @@ impl Reason {
             Reason::ConfigInvalid => "ConfigInvalid",
             Reason::ConfigWarning => "ConfigWarning",
             Reason::FirstStart => "FirstStart",
+            Reason::TaintNotRemoved => "TaintNotRemoved",
             Reason::VolumeDelete => "VolumeDelete",
             Reason::VolumeFailedDelete => "VolumeFailedDelete",
             Reason::VolumeUnsupportedReclaimPolicy => "VolumeUnsupportedReclaimPolicy",

@@ -2,9 +2,12 @@
 //! runs; decides nothing.
 
 use super::event::Event;
+use crate::decide::jobs;
 use crate::decide::outcome::Outcome;
-use crate::decide::plan::Action;
+use crate::decide::plan::{Action, JobAction};
 use crate::decide::snapshot::Snapshot;
+use crate::kube::objects::Job;
+use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
 use crate::model::device::Place;
 use crate::model::memory::{Entry, EntryId};
@@ -18,10 +21,20 @@ use std::time::Duration;
 pub struct DiscoveryFigures {
     offers: BTreeMap<EntryId, Duration>,
     cleanings: BTreeMap<JobId, Duration>,
+    /// Cleanup Jobs, by the UID of their PV. Those of a former run are not among them.
+    jobs: BTreeMap<String, Duration>,
     /// PVs that are cleaned, until they are deleted, by name: since when, and what they were.
-    deletions: BTreeMap<String, (Duration, Mode, u64)>,
+    deletions: BTreeMap<String, Deletion>,
     succeeded: usize,
     failed: usize,
+}
+
+#[derive(Debug)]
+struct Deletion {
+    since: Duration,
+    mode: Mode,
+    size: u64,
+    by: DeleteType,
 }
 
 impl DiscoveryFigures {
@@ -33,6 +46,9 @@ impl DiscoveryFigures {
             Action::StartCleaning { entry, job } if is_discovered(s, entry) => {
                 self.cleanings.insert(job.id, s.now);
             }
+            Action::Job(JobAction::Create { pv, .. }) => {
+                self.jobs.insert(pv.uid.clone(), s.now);
+            }
             _ => {}
         }
     }
@@ -41,6 +57,11 @@ impl DiscoveryFigures {
     pub fn saw(&mut self, s: &Snapshot, event: &Event, now: Duration, metrics: &DiscoveryMetrics) {
         match event {
             Event::Clean(event) => self.cleaning(s, event, now, metrics),
+            Event::Jobs(update) => match &**update {
+                WatchUpdate::Replaced(all) => all.iter().for_each(|job| self.job(s, job, now, metrics)),
+                WatchUpdate::Applied(job) => self.job(s, job, now, metrics),
+                _ => {}
+            },
             Event::Outcome(outcome) => self.outcome(s, outcome, now, metrics),
             _ => {}
         }
@@ -55,8 +76,8 @@ impl DiscoveryFigures {
                 self.succeeded += 1;
                 // Without a PV it was an approval's, or its PV was deleted by hand: there is no deletion to count.
                 if let Some((entry, pv)) = entry.and_then(|entry| Some((entry, entry.state.pv()?))) {
-                    let figures = (since.min(now), real_mode(entry), entry.evidence.size);
-                    self.deletions.insert(pv.name.clone(), figures);
+                    let (mode, size, by) = (real_mode(entry), entry.evidence.size, DeleteType::Process);
+                    self.deletions.insert(pv.name.clone(), Deletion { since: since.min(now), mode, size, by });
                 }
             }
             CleanResult::Failed { .. } => {
@@ -64,6 +85,26 @@ impl DiscoveryFigures {
                 metrics.delete_failed(entry.map(real_mode), DeleteType::Process);
             }
             _ => {}
+        }
+    }
+
+    /// Each end of a Job counts once, also one that was seen only after a restart.
+    fn job(&mut self, s: &Snapshot, job: &Job, now: Duration, metrics: &DiscoveryMetrics) {
+        let known = s.cleanup_job(&job.metadata.name).filter(|known| known.metadata.uid == job.metadata.uid);
+        let known_end = known.is_some_and(|known| known.succeeded() || known.failure().is_some());
+        let uid = jobs::pv_uid(job);
+        let of_it = |entry: &&Entry| entry.state.pv().is_some_and(|pv| pv.uid == uid);
+        let entry = s.entries.values().find(of_it);
+        if known_end || !jobs::is_cleanup(job) {
+            return;
+        }
+        let by = DeleteType::Job;
+        if job.failure().is_some() {
+            metrics.delete_failed(entry.map(real_mode), by);
+        } else if let Some((entry, pv)) = entry.filter(|_| job.succeeded()).and_then(|e| Some((e, e.state.pv()?))) {
+            let since = self.jobs.remove(uid).unwrap_or(now);
+            let (mode, size) = (real_mode(entry), entry.evidence.size);
+            self.deletions.insert(pv.name.clone(), Deletion { since, mode, size, by });
         }
     }
 
@@ -77,11 +118,11 @@ impl DiscoveryFigures {
                 }
             }
             Outcome::Wrote { name, answer: Ok(()) } => {
-                let Some((since, mode, size)) = self.deletions.remove(name) else { return };
+                let Some(Deletion { since, mode, size, by }) = self.deletions.remove(name) else { return };
                 let class = s.pv(name).map(|pv| pv.spec.storage_class_name.as_str());
                 let class = class.and_then(|class| s.discovery_settings()?.classes.get(class));
                 let command = class.and_then(|class| class.block_cleaner_command.first()).map_or("", String::as_str);
-                metrics.deleted(mode, DeleteType::Process, size, command, now.saturating_sub(since));
+                metrics.deleted(mode, by, size, command, now.saturating_sub(since));
             }
             _ => {}
         }

@@ -1,7 +1,7 @@
 //! Everything that can wake the loop. Closed: a new source of events is a new variant.
 
 use crate::decide::outcome::Outcome;
-use crate::kube::objects::{ConfigMap, Node, PersistentVolume, StorageClass};
+use crate::kube::objects::{ConfigMap, Job, Node, PersistentVolume, StorageClass};
 use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::CleanEvent;
 use crate::model::scan::ScanReport;
@@ -17,6 +17,8 @@ pub enum Event {
     /// What lies in the config directory now, or why it cannot be read.
     ConfigDir(Result<BTreeMap<String, String>, String>),
     StorageClasses(WatchUpdate<StorageClass>),
+    /// Those that carry this node's label, whatever they do.
+    Jobs(Box<WatchUpdate<Job>>),
     /// inotify saw something below `deviceDir`.
     DevicesChanged,
     Scanned(ScanReport),

@@ -3,6 +3,7 @@
 
 mod discovery_figures;
 pub mod event;
+mod jobs;
 pub mod publish;
 pub mod state;
 
@@ -42,6 +43,8 @@ pub trait Workers {
     fn look(&self, request: ScanRequest);
     /// The ConfigMap to watch from now on.
     fn watch_configmap(&mut self, name: Option<&str>);
+    /// The cleanup Jobs are watched from now on.
+    fn watch_jobs(&mut self);
     /// The directories to watch for new devices and volumes from now on.
     fn watch_devices(&mut self, selection: Option<&Selection>, directories: &[DiscoveryDir]);
     fn tell(&self, note: Note);
@@ -80,6 +83,7 @@ pub struct Loop<W> {
     configmap: Option<String>,
     selection: Option<Selection>,
     directories: Vec<DiscoveryDir>,
+    jobs_watched: bool,
 }
 
 impl<W: Workers> Loop<W> {
@@ -99,6 +103,7 @@ impl<W: Workers> Loop<W> {
             configmap: None,
             selection: None,
             directories: Vec::new(),
+            jobs_watched: false,
         }
     }
 
@@ -258,6 +263,11 @@ impl<W: Workers> Loop<W> {
         if configmap != self.configmap {
             self.workers.watch_configmap(configmap.as_deref());
             self.configmap = configmap;
+        }
+        // What was known once is known for good: a Job that is not seen any more would be taken for one that is gone.
+        if !self.jobs_watched && self.state.jobs_wanted() {
+            self.workers.watch_jobs();
+            self.jobs_watched = true;
         }
         // Settings that cannot be read now are no reason to stop watching.
         let selection = self.state.snapshot.settings().map(|settings| settings.selection.clone());

@@ -2,6 +2,7 @@
 
 use super::discovery_figures::DiscoveryFigures;
 use super::event::Event;
+use crate::decide::outcome::Outcome;
 use crate::decide::plan::{Action, Notice, Plan, ProgressReport, Report, Word};
 use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
 use crate::decide::{self};
@@ -96,6 +97,10 @@ impl Publisher {
             Event::Pvs(update) => return said_of_watch("PersistentVolumes", update),
             Event::ConfigMap(name, update) => return said_of_watch(&format!("ConfigMap {name}"), update),
             Event::StorageClasses(update) => return said_of_watch("StorageClasses", update),
+            Event::Jobs(update) => return said_of_watch("Jobs", update),
+            Event::Outcome(Outcome::Tainted { answer: Ok(()) }) => {
+                return log::info!("the start-up taint was taken off Node {}", snapshot.node_name);
+            }
             _ => return,
         };
         match event {

@@ -1,13 +1,14 @@
 //! The state that the loop owns. Events come in, the snapshot changes; no I/O, no clock: the time comes with the event.
 
+mod volumes;
+
 use super::event::Event;
 use crate::decide::backoff::{self, Backoff};
-use crate::decide::discovery::{is_discovered, is_ours, is_to_be_cleaned};
-use crate::decide::outcome::{CreateFailure, Failure, Outcome};
+use crate::decide::jobs::{self, JobPlace};
+use crate::decide::outcome::{Failure, Outcome};
 use crate::decide::plan::{Action, Plan};
 use crate::decide::snapshot::{
-    Absence, BackoffKey, Change, DiscoveryView, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot,
-    Vanished, Write,
+    Absence, BackoffKey, Change, DiscoveryView, Job, JobStage, Memory, OfferStage, Scan, SettingsView, Snapshot, Write,
 };
 use crate::kube::objects::{ConfigMap, PersistentVolume, StorageClass};
 use crate::kube::watch::WatchUpdate;
@@ -22,13 +23,7 @@ use crate::settings::{Settings, unknown_keys};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-/// Deleted PVs are remembered for the entries that still name them; beyond so many the oldest knowledge is worth
-/// nothing, as each entry is decided on within one turn.
-const VANISHED_MAX: usize = 1024;
-
-/// Names that other nodes' volumes have are rare; more than this would be somebody's doing.
-const TAKEN_MAX: usize = 1024;
+use volumes::doubt;
 
 #[derive(Debug, Clone, Default)]
 pub struct State {
@@ -46,6 +41,8 @@ pub struct Sources {
     /// The ConfigMap of Nodes without the annotation; `None`: raw devices are no source.
     pub raw_device: Option<Option<String>>,
     pub discovery_dir: bool,
+    /// Of cleanup Jobs, which discovery directories may have.
+    pub job_place: JobPlace,
 }
 
 /// When to look at the devices.
@@ -68,6 +65,7 @@ impl State {
                 booted_at,
                 foreign_due: true,
                 settings,
+                job_place: sources.job_place,
                 discovery: sources.discovery_dir.then(DiscoveryView::default),
                 ..Snapshot::default()
             },
@@ -85,7 +83,11 @@ impl State {
             Event::Node(update) => {
                 let before = self.configmap_wanted();
                 match *update {
-                    WatchUpdate::Replaced(nodes) => self.snapshot.node = Some(nodes.into_iter().next()),
+                    WatchUpdate::Replaced(nodes) => {
+                        self.snapshot.node = Some(nodes.into_iter().next());
+                        // A backup of etcd brings old versions back.
+                        self.snapshot.taints_write.take_if(|write| write.done);
+                    }
                     WatchUpdate::Applied(node) => self.snapshot.node = Some(Some(node)),
                     WatchUpdate::Deleted(_) => self.snapshot.node = Some(None),
                     WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
@@ -107,6 +109,7 @@ impl State {
             Event::ConfigMap(..) => {}
             Event::ConfigDir(read) => self.config_dir(read),
             Event::StorageClasses(update) => self.storage_classes(update),
+            Event::Jobs(update) => self.cleanup_jobs(*update),
             Event::Pvs(update) => self.pvs(*update),
             Event::DevicesChanged => self.looks.wanted = true,
             Event::Poll => {
@@ -119,6 +122,7 @@ impl State {
             Event::Cleanup => {
                 self.snapshot.backoff.clear();
                 self.snapshot.writes.retain(|_, write| !write.done);
+                self.snapshot.taints_write.take_if(|write| write.done);
                 self.snapshot.foreign_due = true;
             }
             Event::Shutdown => {}
@@ -164,12 +168,17 @@ impl State {
             Ok(parsed) => {
                 let (settings, warnings) = (Some(parsed.settings), parsed.warnings);
                 let refused = parsed.refused.iter().map(ToString::to_string).collect();
-                *view = DiscoveryView { settings, refused, errors: Vec::new(), warnings };
+                *view = DiscoveryView { settings, refused, errors: Vec::new(), warnings, read_at: self.snapshot.turn };
             }
             Err(errors) => view.errors = errors,
         }
         let directories = self.directories();
         self.looks.wanted |= directories != self.looks.directories;
+    }
+
+    /// Whether the cleanup Jobs are to be watched from now on. Once they are, what is known of them is never given up.
+    pub fn jobs_wanted(&self) -> bool {
+        jobs::are_wanted(&self.snapshot)
     }
 
     /// The discovery directories of the settings that hold.
@@ -190,122 +199,6 @@ impl State {
                 classes.get_or_insert_default().remove(&class.metadata.name);
             }
             WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
-        }
-    }
-
-    fn pvs(&mut self, update: WatchUpdate<PersistentVolume>) {
-        match update {
-            WatchUpdate::Replaced(pvs) => {
-                self.overtake(|_| true);
-                // A backup of etcd brings old versions back.
-                self.snapshot.writes.retain(|_, write| !write.done);
-                let all: BTreeMap<_, _> = pvs.into_iter().map(|pv| (pv.metadata.name.clone(), kept(pv))).collect();
-                let known = self.snapshot.pvs.take().unwrap_or_default();
-                let stays = |pv: &PersistentVolume| {
-                    all.get(&pv.metadata.name).is_some_and(|now| now.metadata.uid == pv.metadata.uid)
-                };
-                for gone in known.values().filter(|pv| !stays(pv)) {
-                    self.touch(gone);
-                    self.vanish(gone);
-                }
-                for pv in all.values() {
-                    self.look_for(pv);
-                }
-                self.snapshot.pvs = Some(all);
-            }
-            WatchUpdate::Applied(pv) => {
-                self.overtake(|name| name == pv.metadata.name);
-                self.look_for(&pv);
-                // A name that comes back with another UID: the old one went without a word.
-                let replaced = self.snapshot.pv(&pv.metadata.name).filter(|old| old.metadata.uid != pv.metadata.uid);
-                if let Some(old) = replaced.cloned() {
-                    self.touch(&old);
-                    self.vanish(&old);
-                }
-                if let Some(pvs) = &mut self.snapshot.pvs {
-                    pvs.insert(pv.metadata.name.clone(), kept(pv));
-                }
-            }
-            WatchUpdate::Deleted(pv) => {
-                self.overtake(|name| name == pv.metadata.name);
-                self.touch(&pv);
-                if let Some(pvs) = &mut self.snapshot.pvs
-                    && pvs.get(&pv.metadata.name).is_some_and(|known| known.metadata.uid == pv.metadata.uid)
-                {
-                    pvs.remove(&pv.metadata.name);
-                }
-                self.vanish(&pv);
-            }
-            WatchUpdate::Unsynced { .. } | WatchUpdate::Resumed => {}
-        }
-    }
-
-    /// The watch has spoken of some PVs. An answer that is on its way, or was here before, may be older, and no watch would
-    /// ever put right what it says.
-    fn overtake(&mut self, of: impl Fn(&str) -> bool) {
-        let Snapshot { entries, absences, offers, .. } = &mut self.snapshot;
-        for entry in entries.values().filter(|entry| entry.state.pv_name().is_some_and(&of)) {
-            doubt(absences, &entry.id);
-            if let Some(offer @ OfferStage::Posting) = offers.get_mut(&entry.id) {
-                *offer = OfferStage::Overtaken;
-            }
-        }
-    }
-
-    /// Keeps the last state in which a PV was seen: if it was Released then, that was witnessed, however it went; and an
-    /// answer that was long on its way does not bring it back.
-    fn vanish(&mut self, pv: &PersistentVolume) {
-        if self.snapshot.vanished.len() >= VANISHED_MAX {
-            self.snapshot.vanished.clear();
-        }
-        let offer_id = pv.metadata.annotations.get(names::OFFER_ANNOTATION).cloned();
-        let deleted = pv.metadata.deletion_timestamp.is_some();
-        let entry = self
-            .snapshot
-            .entries
-            .values()
-            .find(|entry| entry.state.pv().is_some_and(|known| known.uid == pv.metadata.uid));
-        let released = is_to_be_cleaned(pv, entry);
-        let vanished = Vanished { name: pv.metadata.name.clone(), released, deleted, offer_id };
-        self.snapshot.vanished.insert(pv.metadata.uid.clone(), vanished);
-    }
-
-    /// A PV went away. What was known of its device before this moment says nothing about now, whoever made the PV:
-    /// a tenant may have used the device, also after a cleaning whose result has not been written down yet.
-    fn touch(&mut self, pv: &PersistentVolume) {
-        let uid = &pv.metadata.uid;
-        let path = pv.spec.local.as_ref().map(|local| Path::new(&local.path));
-        let place_at = |path: &Path| {
-            let observation = self.snapshot.scan.as_ref()?.observations.get(path)?;
-            observation.device.as_ref().ok().map(|device| device.place)
-        };
-        let place = path.and_then(place_at);
-        let named = |entry: &Entry| {
-            entry.state.pv().is_some_and(|pv| pv.uid == *uid)
-                || path == Some(&entry.path)
-                || place.is_some() && place == place_at(&entry.path)
-        };
-        let ids: Vec<EntryId> = self.snapshot.entries.values().filter(|e| named(e)).map(|e| e.id.clone()).collect();
-        // A device that was not read because a PV named it, and that no entry speaks for, can be read now.
-        self.looks.wanted |= ids.is_empty() && place.is_some();
-        for id in ids {
-            self.snapshot.changed.insert(id.clone(), Change { turn: self.snapshot.turn, written: None });
-            let unowned = self.snapshot.entries.get(&id).is_some_and(|entry| entry.state.pv().is_none());
-            let over = self.snapshot.jobs.get(&id).is_some_and(|job| matches!(job.stage, JobStage::Ended(_)));
-            if unowned && over {
-                self.snapshot.jobs.remove(&id);
-            }
-        }
-    }
-
-    /// A PV whose path was not looked at yet is a reason to look.
-    fn look_for(&mut self, pv: &PersistentVolume) {
-        let Some(local) = &pv.spec.local else { return };
-        let path = PathBuf::from(&local.path);
-        let seen = self.snapshot.scan.as_ref().is_some_and(|scan| scan.observations.contains_key(&path));
-        if !seen {
-            let known = self.snapshot.pv(&pv.metadata.name).is_some_and(|old| old.metadata.uid == pv.metadata.uid);
-            self.looks.wanted |= !known;
         }
     }
 
@@ -385,14 +278,20 @@ impl State {
         }
     }
 
-    fn back_off(&mut self, key: BackoffKey, pace: backoff::Pace, reason: String, retry_after: Option<Duration>) {
+    pub(super) fn back_off(
+        &mut self,
+        key: BackoffKey,
+        pace: backoff::Pace,
+        reason: String,
+        retry_after: Option<Duration>,
+    ) {
         let now = self.snapshot.now;
         let next = Backoff::after(self.snapshot.backoff.get(&key), pace, now, reason)
             .no_sooner_than(now + retry_after.unwrap_or_default());
         self.snapshot.backoff.insert(key, next);
     }
 
-    fn fail(&mut self, key: BackoffKey, failure: Failure) {
+    pub(super) fn fail(&mut self, key: BackoffKey, failure: Failure) {
         self.back_off(key, backoff::API, failure.reason, failure.retry_after);
     }
 
@@ -415,6 +314,17 @@ impl State {
                         self.fail(BackoffKey::Write(name), failure);
                     }
                 }
+            }
+            Outcome::Job { name, answer } => self.job_written(name, answer),
+            Outcome::Tainted { answer: Ok(()) } => {
+                if let Some(write) = &mut self.snapshot.taints_write {
+                    write.done = true;
+                }
+                self.snapshot.backoff.remove(&BackoffKey::Taints);
+            }
+            Outcome::Tainted { answer: Err(failure) } => {
+                self.snapshot.taints_write = None;
+                self.fail(BackoffKey::Taints, failure);
             }
             Outcome::Foreign { answer } => match answer {
                 Ok(found) => self.snapshot.foreign_found = Some(found),
@@ -440,126 +350,6 @@ impl State {
             Ok(pvs) => job.stage = JobStage::Read(pvs),
             // Without an answer the device is let go: nobody knows for how long it would be held.
             Err(failure) => job.stage = JobStage::Unread(failure.reason),
-        }
-    }
-
-    fn created(&mut self, entry: EntryId, answer: Result<Box<PersistentVolume>, CreateFailure>) {
-        let fresh = self.snapshot.offers.remove(&entry) == Some(OfferStage::Posting);
-        let key = BackoffKey::Offer(entry.clone());
-        match answer {
-            Ok(pv) => {
-                self.snapshot.backoff.remove(&key);
-                if fresh {
-                    self.learn(*pv);
-                }
-            }
-            Err(CreateFailure::Exists { pv }) => {
-                let Some(pv) = pv else { return };
-                let reason = format!("PersistentVolume {} exists already", pv.metadata.name);
-                if !self.is_offer(&entry, &pv) {
-                    self.name_taken(&pv);
-                    self.back_off(key, backoff::API, reason, None);
-                    self.snapshot.offers.insert(entry, OfferStage::Refused);
-                }
-                if fresh {
-                    self.learn(*pv);
-                }
-            }
-            Err(CreateFailure::Refused(failure)) => {
-                self.fail(key, failure);
-                self.snapshot.offers.insert(entry, OfferStage::Refused);
-            }
-            Err(CreateFailure::Unknown(failure)) => self.fail(key, failure),
-        }
-    }
-
-    /// Another node's volume has the name. One of this node's own, which lacks the label, is taken over instead.
-    fn name_taken(&mut self, pv: &PersistentVolume) {
-        if !is_discovered(pv) {
-            return;
-        }
-        if is_ours(&self.snapshot, pv).is_ok() {
-            self.hold(pv.clone());
-        } else if self.snapshot.taken_names.len() < TAKEN_MAX {
-            self.snapshot.taken_names.insert(pv.metadata.name.clone());
-        }
-    }
-
-    fn is_offer(&self, entry: &EntryId, pv: &PersistentVolume) -> bool {
-        match self.snapshot.entries.get(entry).map(|entry| &entry.state) {
-            Some(EntryState::Offering { offer_id, .. }) => {
-                pv.metadata.annotations.get(names::OFFER_ANNOTATION) == Some(offer_id)
-            }
-            Some(state) => state.pv().is_some_and(|known| known.uid == pv.metadata.uid),
-            None => false,
-        }
-    }
-
-    fn is_labelled(&self, pv: &PersistentVolume) -> bool {
-        pv.metadata.labels.get(names::NODE_LABEL) == Some(&self.snapshot.node_label())
-    }
-
-    /// A PV from a live answer, unless the watch was faster. Of two objects with one name only the watch can tell which
-    /// is the later one. Returns whether the PV is known now.
-    fn learn(&mut self, pv: PersistentVolume) -> bool {
-        if let Some(known) = self.snapshot.pv(&pv.metadata.name) {
-            return known.metadata.uid == pv.metadata.uid;
-        }
-        let learnt = self.is_labelled(&pv) && !self.snapshot.vanished.contains_key(&pv.metadata.uid);
-        if learnt {
-            self.hold(pv);
-        }
-        learnt
-    }
-
-    /// Takes in what only an answer has shown.
-    fn hold(&mut self, pv: PersistentVolume) {
-        if let Some(pvs) = &mut self.snapshot.pvs {
-            pvs.insert(pv.metadata.name.clone(), kept(pv));
-        }
-    }
-
-    /// A PV without our label is held only until something was written to it, the label first of all, or until the next
-    /// poll: the watch does not show it, so what became of it must be asked anew.
-    fn forget_unlabelled(&mut self, which: impl Fn(&str) -> bool) {
-        let label = self.snapshot.node_label();
-        let labelled = |pv: &PersistentVolume| pv.metadata.labels.get(names::NODE_LABEL) == Some(&label);
-        if let Some(pvs) = &mut self.snapshot.pvs {
-            pvs.retain(|name, pv| labelled(pv) || !which(name));
-        }
-    }
-
-    fn looked(&mut self, entry: EntryId, answer: Result<Option<Box<PersistentVolume>>, Failure>) {
-        let fresh = self.snapshot.absences.remove(&entry) == Some(Absence::Asked);
-        match answer {
-            // Asked for again, if it still matters.
-            Ok(_) if !fresh => {}
-            Ok(Some(pv)) if self.is_offer(&entry, &pv) => {
-                self.snapshot.vanished.remove(&pv.metadata.uid);
-                if self.is_labelled(&pv) {
-                    let why = format!("PersistentVolume {} is not shown by the watch yet", pv.metadata.name);
-                    if !self.learn(*pv) {
-                        // Without a wait this would ask again and again.
-                        self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
-                    }
-                } else if pv.metadata.deletion_timestamp.is_some() {
-                    // The watch will not say when it is gone: asked for until it is.
-                    let why = format!("PersistentVolume {} is being deleted", pv.metadata.name);
-                    self.back_off(BackoffKey::Offer(entry), backoff::API, why, None);
-                } else {
-                    // It lost its label, so the watch says that it is gone. Ours all the same, and to be repaired.
-                    self.hold(*pv);
-                }
-            }
-            Ok(found) => {
-                let turn = self.snapshot.turn;
-                self.snapshot.absences.insert(entry, Absence::Confirmed { turn });
-                // Another PV in its place, which the watch will show: it may name the device.
-                if let Some(pv) = found {
-                    self.learn(*pv);
-                }
-            }
-            Err(failure) => self.fail(BackoffKey::Offer(entry), failure),
         }
     }
 
@@ -636,6 +426,11 @@ impl State {
                 let write = Write { resource_version: resource_version.clone(), done: false };
                 self.snapshot.writes.insert(name.clone(), write);
             }
+            Action::Job(action) => self.job_dispatched(action),
+            Action::SetTaints { seen, .. } => {
+                let resource_version = seen.metadata.resource_version.clone();
+                self.snapshot.taints_write = Some(Write { resource_version, done: false });
+            }
             Action::ListAllPvs => self.snapshot.listing = true,
             Action::ReadForeign { .. } => self.snapshot.foreign_due = false,
         }
@@ -691,22 +486,4 @@ impl State {
 
 fn parsed(files: &BTreeMap<String, String>) -> Result<Parsed, Vec<String>> {
     DiscoverySettings::parse(files).map_err(|errors| errors.iter().map(ToString::to_string).collect())
-}
-
-/// What a live read says of a PV counts no more. One that is under way will be answered; until then there is no second.
-fn doubt(absences: &mut BTreeMap<EntryId, Absence>, id: &EntryId) {
-    match absences.get_mut(id) {
-        Some(Absence::Confirmed { .. }) => {
-            absences.remove(id);
-        }
-        Some(asked) => *asked = Absence::Overtaken,
-        None => {}
-    }
-}
-
-/// A PV without what no decision looks at: on a node with many volumes it is most of the memory.
-fn kept(mut pv: PersistentVolume) -> PersistentVolume {
-    pv.spec.node_affinity = None;
-    pv.metadata.owner_references.shrink_to_fit();
-    pv
 }

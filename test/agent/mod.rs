@@ -9,4 +9,5 @@ mod hands;
 mod life;
 mod memory;
 mod shown;
+mod taint;
 mod trust;

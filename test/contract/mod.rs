@@ -6,7 +6,9 @@ mod auth;
 mod binder;
 mod cleanup;
 mod events;
+mod jobs;
 mod lists;
+mod nodes;
 pub mod watches;
 mod writes;
 
@@ -76,6 +78,10 @@ contract! {
     events:
         an_event_is_made_and_counted,
         events_of_objects_without_a_namespace_belong_into_default;
+    nodes:
+        taints_are_replaced_only_where_they_are_those_that_were_seen;
+    jobs:
+        a_cleanup_job_is_taken_whole_found_by_its_node_and_deleted_only_as_the_very_object;
     cleanup:
         a_claim_is_marked_and_deleted_only_in_the_very_state,
         a_lease_is_made_once_and_written_only_over_what_was_read,

@@ -27,8 +27,7 @@ impl Bench {
         let plane = control_plane()?;
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let node = format!("dev-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let bench =
-            Bench { scratch: Scratch::new(name), node, kubectl: Kubectl { kubeconfig: plane.kubeconfig.clone() } };
+        let bench = Bench { scratch: Scratch::new(name), node, kubectl: Kubectl::new(&plane.kubeconfig) };
         std::fs::create_dir(bench.dir()).unwrap();
         bench.kubectl.apply(&json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": bench.node,
             "labels": {"kubernetes.io/hostname": bench.node},

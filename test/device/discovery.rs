@@ -29,7 +29,7 @@ impl Bench {
         let kubeconfig = control_plane()?.kubeconfig.clone();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let node = format!("dir-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let bench = Bench { scratch: Scratch::new(name), node, kubectl: Kubectl { kubeconfig } };
+        let bench = Bench { scratch: Scratch::new(name), node, kubectl: Kubectl::new(&kubeconfig) };
         for dir in ["fast", "raw", "config"] {
             fs::create_dir(bench.scratch.path(dir)).unwrap();
         }

@@ -7,6 +7,7 @@ mod cleaners;
 mod directories;
 mod directory;
 mod discovery;
+mod jobs;
 mod loops;
 mod observe;
 mod signature;

@@ -68,6 +68,7 @@ impl Api {
         Node {
             metadata: ObjectMeta { name: NODE.into(), uid, ..ObjectMeta::default() },
             status: NodeStatus { node_info: NodeInfo { machine_id: "m".into(), system_uuid: "s".into() } },
+            ..Node::default()
         }
     }
 

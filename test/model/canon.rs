@@ -241,8 +241,9 @@ impl<'a> Canon<'a> {
                     self.name(patch["metadata"]["ownerReferences"][0]["uid"].as_str().unwrap_or_default());
                 }
             }
-            Action::ListAllPvs | Action::ReadForeign { .. } => {}
+            Action::ListAllPvs | Action::ReadForeign { .. } | Action::SetTaints { .. } => {}
             Action::StartCleaning { .. } | Action::Proceed { .. } | Action::LetGo { .. } => {}
+            Action::Job(_) => panic!("raw devices have no Jobs"),
         }
     }
 
@@ -265,6 +266,7 @@ impl<'a> Canon<'a> {
                 self.put(answer.is_ok());
                 self.pvs(answer.iter().map(Option::as_deref));
             }
+            Outcome::Job { .. } => panic!("raw devices have no Jobs"),
             Outcome::Created { answer, .. } => match answer {
                 Ok(pv) => {
                     self.put(0_u8);
@@ -279,6 +281,7 @@ impl<'a> Canon<'a> {
             },
             Outcome::Wrote { answer, .. } => self.put(answer.is_ok()),
             Outcome::Foreign { answer } => self.put(answer.is_ok()),
+            Outcome::Tainted { answer } => self.put(answer.is_ok()),
             Outcome::Listed { answer } => self.put(answer.is_ok()),
         }
     }
@@ -419,6 +422,8 @@ impl<'a> Canon<'a> {
                 BackoffKey::Offer(id) => (1, self.numbers.get(&id.0).copied(), None),
                 BackoffKey::Write(name) => (2, None, Some(name.clone())),
                 BackoffKey::List => (3, None, None),
+                BackoffKey::Job(_) => panic!("raw devices have no Jobs"),
+                BackoffKey::Taints => (4, None, None),
             });
         }
         keys.sort();

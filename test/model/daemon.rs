@@ -69,7 +69,8 @@ pub enum Stage {
 
 impl Daemon {
     pub fn new(world: &World) -> Daemon {
-        let sources = Sources { raw_device: Some(Some(CONFIGMAP.to_owned())), discovery_dir: false };
+        let sources =
+            Sources { raw_device: Some(Some(CONFIGMAP.to_owned())), discovery_dir: false, ..Sources::default() };
         let state = State::new(NODE, sources, world.boot_id(), world.booted_at);
         Daemon {
             state,

@@ -24,24 +24,24 @@ use std::time::Duration;
 
 const GIB: u64 = 1 << 30;
 
-struct Scene {
-    state: Loop,
+pub struct Scene {
+    pub state: Loop,
     /// Every action so far that was not a question, in order.
-    done: Vec<Action>,
+    pub done: Vec<Action>,
 }
 
 /// UIDs are UUIDs, and the original's annotation ends in one.
-fn a_node() -> Node {
+pub fn a_node() -> Node {
     let mut node = Api::new().node;
     node.metadata.uid = "5f2d1f6e-0000-4000-8000-0000000000aa".to_owned();
     node
 }
 
-fn name_of(entry: &str) -> String {
+pub fn name_of(entry: &str) -> String {
     discovery_names::pv_name(entry, NODE, "fast")
 }
 
-fn directory(uuid: &str, content: Content) -> Device {
+pub fn directory(uuid: &str, content: Content) -> Device {
     let place = Place::Directory { dev: u64::from(uuid.as_bytes()[0]), ino: 2 };
     Device {
         place,
@@ -57,7 +57,7 @@ fn directory(uuid: &str, content: Content) -> Device {
     }
 }
 
-fn block(wwid: &str, content: Content) -> Device {
+pub fn block(wwid: &str, content: Content) -> Device {
     let place = Place::Block { major: 8, minor: u32::from(wwid.as_bytes()[0]) };
     Device {
         place,
@@ -67,14 +67,14 @@ fn block(wwid: &str, content: Content) -> Device {
     }
 }
 
-fn data() -> Content {
+pub fn data() -> Content {
     Content::Data { found: vec!["3 entries".to_owned()] }
 }
 
 impl Scene {
     /// Class `fast` in /mnt/fast (seen at /in/fast), class `raw` with Block volumes in /mnt/raw, an intact ledger.
-    fn new() -> Scene {
-        let sources = Sources { raw_device: None, discovery_dir: true };
+    pub fn new() -> Scene {
+        let sources = Sources { raw_device: None, discovery_dir: true, ..Sources::default() };
         let mut scene = Scene { state: Loop::new(NODE, sources, "boot-1".into(), 900_000), done: Vec::new() };
         let node = a_node();
         let mut marker = judge(Found::Nothing, 0, &node, 0, ["id".into(), "nonce".into()]).marker;
@@ -97,20 +97,20 @@ impl Scene {
         scene
     }
 
-    fn config(&mut self, classes: &str) {
+    pub fn config(&mut self, classes: &str) {
         self.hears(Event::ConfigDir(Ok([("storageClassMap".to_owned(), classes.to_owned())].into())));
     }
 
-    fn hears(&mut self, event: Event) {
-        self.state.apply(Duration::ZERO, event);
+    pub fn hears(&mut self, event: Event) {
+        self.state.apply(self.state.snapshot.now, event);
     }
 
-    fn watch(&mut self, update: WatchUpdate<PersistentVolume>) {
+    pub fn watch(&mut self, update: WatchUpdate<PersistentVolume>) {
         self.hears(Event::Pvs(Box::new(update)));
     }
 
     /// A look that finds these, and nothing else.
-    fn sees(&mut self, found: &[(&str, Result<Device, ProbeError>)]) {
+    pub fn sees(&mut self, found: &[(&str, Result<Device, ProbeError>)]) {
         let observations = found.iter().map(|(path, device)| {
             let path = PathBuf::from(path);
             let class = if path.starts_with("/mnt/raw") { "raw" } else { "fast" };
@@ -123,7 +123,7 @@ impl Scene {
             Some(Scan { generation, at, observations: observations.collect(), error: None, unread: BTreeMap::new() });
     }
 
-    fn forgetful(mut self) -> Scene {
+    pub fn forgetful(mut self) -> Scene {
         if let Memory::Kept { marker } = &mut self.state.snapshot.memory {
             marker.lost = Some(Lost { why: "it burnt".into(), nonce: "lost".into() });
         }
@@ -131,7 +131,7 @@ impl Scene {
     }
 
     /// Turns until nothing more is written down: the last plan, with the actions of all of them.
-    fn turn(&mut self) -> Plan {
+    pub fn turn(&mut self) -> Plan {
         for _ in 0..16 {
             let mut plan = decide(&self.state.snapshot);
             let settled = plan.writes.is_empty() && plan.actions.is_empty();
@@ -148,25 +148,25 @@ impl Scene {
     }
 
     /// The one thing that was done since the last time.
-    fn deed(&mut self) -> Action {
+    pub fn deed(&mut self) -> Action {
         self.turn();
         assert_eq!(self.done.len(), 1, "{:?}", self.done);
         self.done.remove(0)
     }
 
-    fn does_nothing(&mut self) -> Plan {
+    pub fn does_nothing(&mut self) -> Plan {
         let plan = self.turn();
         assert!(self.done.is_empty(), "{:?}", self.done);
         plan
     }
 
-    fn report(&mut self, path: &str) -> Report {
+    pub fn report(&mut self, path: &str) -> Report {
         let plan = self.does_nothing();
         plan.reports.into_iter().find(|report| report.path == Path::new(path)).unwrap()
     }
 
     /// The POST that comes next, which the server carries out; the watch shows the PV in this phase.
-    fn posted(&mut self, uid: &str, phase: Phase) -> PersistentVolume {
+    pub fn posted(&mut self, uid: &str, phase: Phase) -> PersistentVolume {
         let Action::CreatePv { entry, pv } = self.deed() else { panic!("no POST") };
         let mut pv = *pv;
         pv.metadata.uid = uid.to_owned();
@@ -179,7 +179,7 @@ impl Scene {
     }
 
     /// The PV's claim comes and goes.
-    fn release(&mut self, pv: &mut PersistentVolume) {
+    pub fn release(&mut self, pv: &mut PersistentVolume) {
         for (phase, version) in [(Phase::Bound, "2"), (Phase::Released, "3")] {
             pv.spec.claim_ref = Some(ClaimRef { uid: "claim".into(), ..ClaimRef::default() });
             pv.status.phase = phase;
@@ -192,7 +192,7 @@ impl Scene {
     }
 
     /// The cleaning that comes next, through both of its steps, to its first byte.
-    fn cleaning(&mut self, pv: Option<&PersistentVolume>) -> CleanJob {
+    pub fn cleaning(&mut self, pv: Option<&PersistentVolume>) -> CleanJob {
         let Action::StartCleaning { job, .. } = self.deed() else { panic!("no cleaning") };
         self.hears(Event::Clean(CleanEvent::Armed { id: job.id }));
         let Action::ReadLive { entry, names, .. } = self.deed() else { panic!("no live read") };
@@ -202,18 +202,18 @@ impl Scene {
         job
     }
 
-    fn ends(&mut self, id: JobId, result: CleanResult) {
+    pub fn ends(&mut self, id: JobId, result: CleanResult) {
         self.hears(Event::Clean(CleanEvent::Ended { id, result }));
     }
 
-    fn gone(&mut self, pv: &PersistentVolume) {
+    pub fn gone(&mut self, pv: &PersistentVolume) {
         let mut gone = pv.clone();
         gone.metadata.deletion_timestamp = Some("2026-01-01T00:00:00Z".to_owned());
         self.watch(WatchUpdate::Deleted(gone));
     }
 }
 
-fn cleaned() -> CleanResult {
+pub fn cleaned() -> CleanResult {
     CleanResult::Cleaned { bytes: 1, method: "emptied" }
 }
 
@@ -379,8 +379,17 @@ fn retain_holds_also_for_a_volume_that_lost_its_annotation() {
     let mut pv = scene.posted("u1", Phase::Available);
     pv.spec.persistent_volume_reclaim_policy = Some("Retain".to_owned());
     pv.metadata.annotations.remove(names::PROVISIONED_BY_ANNOTATION);
-    scene.release(&mut pv);
-    scene.does_nothing();
+    for (phase, version) in [(Phase::Bound, "2"), (Phase::Released, "3")] {
+        pv.spec.claim_ref = Some(ClaimRef { uid: "claim".into(), ..ClaimRef::default() });
+        (pv.status.phase, pv.metadata.resource_version) = (phase, version.to_owned());
+        scene.watch(WatchUpdate::Applied(pv.clone()));
+        let Action::RepairPv { name, patch, .. } = scene.deed() else { panic!("it is cleaned") };
+        let metadata = patch["metadata"].as_object().unwrap();
+        assert!(
+            metadata["annotations"][names::PROVISIONED_BY_ANNOTATION].is_string() && metadata.get("labels").is_none()
+        );
+        scene.hears(Event::Outcome(Answer::Wrote { name, answer: Ok(()) }));
+    }
     scene.gone(&pv);
     let Action::LookForPv { .. } = scene.deed() else { panic!("it is cleaned") };
 }
@@ -398,6 +407,28 @@ fn a_policy_that_becomes_retain_before_the_first_byte_stops_the_cleaning() {
     let answer = Ok(vec![Some(Box::new(pv))]);
     scene.hears(Event::Outcome(Answer::Live { entry, job: job.id, answer }));
     let Action::LetGo { .. } = scene.deed() else { panic!("it is written") };
+}
+
+/// ZFS and the like: nothing tells one mount of it from another, and its size is what the pool has left.
+#[test]
+fn a_volume_without_a_uuid_that_is_mounted_anew_before_it_is_cleaned_is_not_offered_as_a_new_one() {
+    let unnamed = |dev: u64, size: u64, content: Content| {
+        let place = Place::Directory { dev, ino: 2 };
+        Device { place, disk: place, size, identity: Identity::default(), ..directory("z", content) }
+    };
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(7, GIB, data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    scene.release(&mut pv);
+    scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(8, GIB + 5, data())))]);
+    scene.does_nothing();
+    scene.gone(&pv);
+    for _ in 0..3 {
+        scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(8, GIB + 5, data())))]);
+        scene.does_nothing();
+    }
+    let words: Vec<Word> = scene.does_nothing().reports.iter().map(|report| report.state).collect();
+    assert!(words.contains(&Word::Quarantined), "{words:?}");
 }
 
 #[test]
@@ -489,6 +520,24 @@ fn volumes_of_the_original_are_taken_over_as_they_are_with_and_without_the_nodes
             assert!(patch.get("spec").is_none(), "nothing but what we add: {patch}");
             let word = scene.report("/mnt/fast/vol1").state;
             assert_eq!(word, if phase == Phase::Bound { Word::Bound } else { Word::Available });
+        }
+    }
+}
+
+/// As long as its path cannot lead to another disk by now.
+#[test]
+fn a_volume_that_the_original_left_released_in_this_boot_is_cleaned_at_the_first_start() {
+    let uid = a_node().metadata.uid;
+    for (first_start, word) in [(true, None), (false, Some(Word::Quarantined))] {
+        let mut scene = Scene::new();
+        scene.state.snapshot.first_start = first_start;
+        let mut pv = originals("vol1", &format!("local-volume-provisioner-{NODE}-{uid}"), Phase::Released);
+        pv.metadata.creation_timestamp = Some("2026-01-02T00:00:00Z".to_owned());
+        scene.watch(WatchUpdate::Applied(pv.clone()));
+        scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::NotRead)))]);
+        match word {
+            Some(word) => assert_eq!(scene.report("/mnt/fast/vol1").state, word),
+            None => assert_eq!(scene.cleaning(Some(&pv)).permission, Permission::Release),
         }
     }
 }

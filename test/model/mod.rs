@@ -9,10 +9,14 @@ mod discovery;
 mod disk;
 mod drain;
 mod enabled;
+mod jobs;
 mod mutants;
 mod oracle;
 mod scenarios;
 mod search;
 mod step;
+mod taint;
 mod walk;
 mod world;
+
+pub use jobs::a_job;

@@ -268,7 +268,12 @@ pub fn plan(world: &mut World, daemon: &Daemon, plan: &Plan) {
             | Action::LookForPv { entry, .. } => entry,
             // Letting go is always right.
             Action::LetGo { .. } => continue,
-            Action::ListAllPvs | Action::ReadForeign { .. } | Action::DeletePv { .. } | Action::RepairPv { .. } => {
+            Action::Job(_) => panic!("raw devices have no Jobs"),
+            Action::ListAllPvs
+            | Action::ReadForeign { .. }
+            | Action::SetTaints { .. }
+            | Action::DeletePv { .. }
+            | Action::RepairPv { .. } => {
                 continue;
             }
         };

@@ -85,7 +85,7 @@ fn blank() -> Disk {
 impl Scene {
     /// Settings, an intact ledger, and neither devices nor volumes.
     fn new(further: &[(&str, &str)]) -> Scene {
-        let sources = Sources { raw_device: Some(Some(CONFIGMAP.into())), discovery_dir: false };
+        let sources = Sources { raw_device: Some(Some(CONFIGMAP.into())), discovery_dir: false, ..Sources::default() };
         let mut scene = Scene(Loop::new(NODE, sources, "boot-1".into(), 900_000));
         let node = Api::new().node;
         let map = ConfigMap {
@@ -156,6 +156,7 @@ impl Scene {
             path: slot_path(slot),
             discovered: None,
             cleaner: None,
+            job: false,
             evidence: memory::evidence(self.device(slot), "boot-1"),
             promise: Cleaning::Quick,
             progress: None,
@@ -266,8 +267,10 @@ fn deed(action: &Action) -> String {
         Action::LookForPv { name, .. } => format!("look for {name}"),
         Action::DeletePv { name, uid, resource_version } => format!("delete {name} {uid} {resource_version}"),
         Action::RepairPv { name, patch, .. } => format!("repair {name} {}", patch["metadata"]["labels"]),
+        Action::Job(action) => format!("Job {}", action.name()),
         Action::ListAllPvs => "list".to_owned(),
         Action::ReadForeign { .. } => "read other people's".to_owned(),
+        Action::SetTaints { taints, .. } => format!("taints {taints:?}"),
     }
 }
 

@@ -360,6 +360,7 @@ impl World {
                 }
                 Outcome::Live { entry: entry.clone(), job: *job, answer: Ok(answer) }
             }
+            Action::Job(_) => panic!("raw devices have no Jobs"),
             Action::LookForPv { entry, name } => Outcome::Looked { entry: entry.clone(), answer: Ok(self.get(name)) },
             Action::CreatePv { entry, pv } => {
                 let answer = match self.get(&pv.metadata.name) {
@@ -397,6 +398,8 @@ impl World {
             }
             Action::ListAllPvs => Outcome::Listed { answer: Ok(Listing::default()) },
             Action::ReadForeign { pvs } => Outcome::Foreign { answer: Ok(pvs.clone()) },
+            // The other source's.
+            Action::SetTaints { .. } => unreachable!(),
             Action::StartCleaning { .. } | Action::Proceed { .. } | Action::LetGo { .. } => unreachable!(),
         }
     }

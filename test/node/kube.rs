@@ -1,18 +1,18 @@
 //! A cluster as `kubectl` reaches it, the tests' own or a user's: objects, claims, pods, and waiting for them.
 
-use crate::support::{Scratch, eventually};
+use crate::support::eventually;
+use crate::support::kubectl::Kubectl;
 use crate::vm::{BOOT, spawn};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 pub struct Kube {
-    kubeconfig: PathBuf,
+    kubectl: Kubectl,
     api: Proxy,
-    scratch: Scratch,
     /// The node whose disks are used.
     pub node: String,
     /// Of claims and pods.
@@ -24,14 +24,7 @@ pub struct Kube {
 impl Kube {
     pub fn new(kubeconfig: &Path, node: &str, namespace: &'static str, image: &str) -> Kube {
         let (node, image) = (node.to_owned(), image.to_owned());
-        Kube {
-            api: Proxy::start(kubeconfig),
-            kubeconfig: kubeconfig.to_owned(),
-            scratch: Scratch::new("kube"),
-            node,
-            namespace,
-            image,
-        }
+        Kube { api: Proxy::start(kubeconfig), kubectl: Kubectl::new(kubeconfig), node, namespace, image }
     }
 
     /// `None` is 404; `kubectl proxy` lost its server: an answer that is no JSON of an object.
@@ -46,31 +39,15 @@ impl Kube {
     }
 
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        self.try_kubectl(arguments, "").unwrap_or_else(|why| panic!("kubectl {arguments:?}: {why}"))
-    }
-
-    pub fn apply(&self, object: &Value) {
-        self.try_kubectl(&["apply", "-f", "-"], &object.to_string()).unwrap_or_else(|why| panic!("{why}\n{object}"));
+        self.kubectl.run(arguments, "")
     }
 
     pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
-        let mut child = Command::new("kubectl")
-            .arg("--kubeconfig")
-            .arg(&self.kubeconfig)
-            .args(arguments)
-            // Its cache of what the server knows; in $HOME it would be shared with other clusters.
-            .env("HOME", &self.scratch.0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        match output.status.success() {
-            true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-            false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-        }
+        self.kubectl.attempt(arguments, input)
+    }
+
+    pub fn apply(&self, object: &Value) {
+        self.kubectl.apply(object);
     }
 
     pub fn annotate(&self, key: &str, value: &str) {

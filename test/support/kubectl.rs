@@ -1,20 +1,28 @@
 //! `kubectl` on one cluster.
 
+use super::Scratch;
 use serde_json::Value;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub struct Kubectl {
     pub kubeconfig: PathBuf,
+    /// Its cache of what the server knows: in $HOME it would be shared with other clusters.
+    home: Scratch,
 }
 
 impl Kubectl {
+    pub fn new(kubeconfig: &Path) -> Kubectl {
+        Kubectl { kubeconfig: kubeconfig.to_owned(), home: Scratch::new("kubectl") }
+    }
+
     pub fn attempt(&self, args: &[&str], input: &str) -> Result<String, String> {
         let mut child = Command::new("kubectl")
             .arg("--kubeconfig")
             .arg(&self.kubeconfig)
             .args(args)
+            .env("HOME", &self.home.0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

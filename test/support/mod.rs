@@ -67,8 +67,13 @@ impl Agent {
 
     /// Any subcommand that serves, with all of its flags.
     pub fn start_as(arguments: &[String], log: &Path) -> Agent {
+        Agent::start_with(arguments, &[], log)
+    }
+
+    /// The same with further variables of its environment.
+    pub fn start_with(arguments: &[String], variables: &[(&str, &str)], log: &Path) -> Agent {
         let before = std::fs::metadata(log).map_or(0, |file| file.len());
-        Agent::launch(arguments, log).serving(before)
+        Agent::launch(arguments, variables, log).serving(before)
     }
 
     /// Waits for the line of the log that says where, below the first `before` bytes.
@@ -91,14 +96,15 @@ impl Agent {
         arguments.push(format!("--kubeconfig={}", kubeconfig.display()));
         arguments.push(format!("--state-dir={}", state_dir.display()));
         arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
-        Agent::launch(&arguments, log)
+        Agent::launch(&arguments, &[], log)
     }
 
-    fn launch(arguments: &[String], log: &Path) -> Agent {
+    fn launch(arguments: &[String], variables: &[(&str, &str)], log: &Path) -> Agent {
         let file = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_local-pv-provisioner"))
             .args(arguments)
             .env_remove("KUBECONFIG")
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(file)

@@ -1,6 +1,6 @@
 //! The envelopes of the API: object kinds and lists. Knows no single kind's fields.
 
-use super::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, StorageClass, null_is_default};
+use super::{ConfigMap, Job, Node, PersistentVolume, PersistentVolumeClaim, StorageClass, null_is_default};
 use serde::Deserialize;
 
 /// What is read with LIST and WATCH.
@@ -23,7 +23,7 @@ macro_rules! object {
     };
 }
 
-object!(Node, PersistentVolume, PersistentVolumeClaim, ConfigMap, StorageClass);
+object!(Node, PersistentVolume, PersistentVolumeClaim, ConfigMap, StorageClass, Job);
 
 /// One page of a LIST.
 #[derive(Debug, Clone, Deserialize)]

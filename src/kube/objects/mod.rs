@@ -3,12 +3,14 @@
 
 mod claim;
 mod event;
+mod job;
 mod lease;
 mod list;
 mod status;
 
 pub use claim::{PersistentVolumeClaim, PersistentVolumeClaimSpec};
 pub use event::{Event, EventSource, ObjectReference};
+pub use job::{Job, JobCondition, JobStatus};
 pub use lease::{Lease, LeaseSpec};
 pub use list::{List, ListMeta, Object};
 pub use status::{Status, StatusCause, StatusDetails};
@@ -56,7 +58,16 @@ pub struct OwnerReference {
 #[serde(default)]
 pub struct Node {
     pub metadata: ObjectMeta,
+    pub spec: NodeSpec,
     pub status: NodeStatus,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeSpec {
+    /// Whole, also what we do not know of them: they are written back.
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_default")]
+    pub taints: Vec<serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,6 +20,8 @@ pub struct Place {
     pub log: PathBuf,
     /// Files stand in for devices.
     pub files: bool,
+    /// Discovery directories are the source, by this config directory; else raw devices.
+    pub config_dir: Option<PathBuf>,
 }
 
 /// A running agent, killed with the value.
@@ -39,7 +41,7 @@ impl Agent {
         command
             .args(["--pdeathsig", "KILL"])
             .arg(&place.program)
-            .args(["run", "--namespace-name=kube-system", "--default-pv-spec-configmap=pv-spec", "--development"])
+            .args(["run", "--namespace-name=kube-system", "--development"])
             .arg(format!("--node-name={}", place.node))
             .arg(format!("--metrics-addr=127.0.0.1:{port}"))
             .arg(format!("--kubeconfig={}", place.kubeconfig.display()))
@@ -48,6 +50,13 @@ impl Agent {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
+        match &place.config_dir {
+            Some(config_dir) => {
+                command.arg("--sources=discovery-dir").arg(format!("--config-dir={}", config_dir.display()));
+                command.arg(format!("--discovery-period={polling_interval}"));
+            }
+            None => drop(command.arg("--default-pv-spec-configmap=pv-spec")),
+        }
         if place.files {
             command.arg("--allow-regular-files");
         }

@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod client;
 pub mod devices;
+pub mod directories;
 pub mod removal;
 pub mod volumes;
 pub mod wipes;

@@ -4,9 +4,11 @@
 use bench::agent::{self, Agent, Place};
 use bench::client::{Client, Result};
 use bench::devices::Devices;
+use bench::directories::{self, Directories};
 use bench::removal;
-use bench::volumes::{self, Watched};
+use bench::volumes::{self, Change, Watched};
 use bench::wipes::{Ground, Target, Wipe};
+use local_pv_provisioner::model::discovery_names;
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -21,6 +23,9 @@ ended before thousands of volumes are loaded: it would be busy with them for min
 ";
 
 const NODE: &str = "bench-node";
+/// Of discovery directories.
+const DIRECTORIES_NODE: &str = "bench-directories";
+const CLAIMS: &str = "/api/v1/namespaces/default/persistentvolumeclaims";
 const GIB: u64 = 1 << 30;
 const MIB: f64 = 1_048_576.0;
 
@@ -39,6 +44,7 @@ struct Extent {
     polls: u64,
     idle: Duration,
     rounds: usize,
+    directories: usize,
     others: [usize; 2],
     /// Bytes of a device that is overwritten, and how often it is.
     wiped: u64,
@@ -51,6 +57,7 @@ const FULL: Extent = Extent {
     polls: 60,
     idle: Duration::from_secs(60),
     rounds: 15,
+    directories: 50,
     others: [10_000, 30_000],
     wiped: GIB,
     wipes: 3,
@@ -61,6 +68,7 @@ const QUICK: Extent = Extent {
     polls: 10,
     idle: Duration::from_secs(10),
     rounds: 5,
+    directories: 10,
     others: [500, 1500],
     wiped: GIB / 8,
     wipes: 1,
@@ -121,9 +129,18 @@ fn seconds(from: Instant, to: Instant) -> f64 {
     to.saturating_duration_since(from).as_secs_f64()
 }
 
+/// Seconds from a volume's release on.
+#[derive(Default)]
+struct Releases {
+    deleted: Vec<f64>,
+    offered: Vec<f64>,
+    available: Vec<f64>,
+}
+
 struct Bench {
     extent: Extent,
     place: Place,
+    place_of_directories: Option<Place>,
     client: Client,
     devices: Devices,
     rows: Vec<Row>,
@@ -210,42 +227,18 @@ impl Bench {
 
     /// A claim takes a volume, its user writes, the claim goes.
     fn releases(&mut self) -> Result<()> {
-        let (mut deleted, mut offered, mut available) = (Vec::new(), Vec::new(), Vec::new());
-        let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+        let mut times = Releases::default();
         for round in 0..self.extent.rounds {
-            let (device, claim) = (format!("disk-{round}"), format!("claim-{round}"));
+            let device = format!("disk-{round}");
             let volume = format!("local-{NODE}-{device}");
-            let watched = Watched::start(&self.client, NODE)?;
-            let object = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": claim}, "spec": {
-                "storageClassName": "local-storage", "volumeName": volume, "volumeMode": "Block",
-                "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Ki"}}}});
-            self.create(claims, &object)?;
+            let (watched, claim) =
+                (Watched::start(&self.client, NODE)?, self.claim(&volume, "local-storage", "Block")?);
             let bound = watched.until("a volume Bound", |c| c.name == volume && c.phase == "Bound")?;
             self.devices.fill(&device, 100 << 20)?;
-            // The claim's protection waits until it is Bound too.
-            let path = format!("{claims}/{claim}");
-            let end = Instant::now() + Duration::from_secs(20);
-            while self.client.get(&path)?.good()?.pointer("/status/phase") != Some(&json!("Bound")) {
-                if Instant::now() > end {
-                    return Err("a claim does not become Bound".into());
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            self.client.delete(&path)?.good()?;
-            let ours = |uid: &str| uid == bound.uid;
-            let released = watched.until("a volume Released", |c| ours(&c.uid) && c.phase == "Released")?.at;
-            let gone = watched.until("it deleted", |c| ours(&c.uid) && c.kind == "DELETED")?.at;
-            let again = watched.until("it offered again", |c| c.name == volume && !ours(&c.uid))?;
-            let free = match again.phase.as_str() {
-                "Available" => again.at,
-                _ => watched.until("it Available again", |c| c.uid == again.uid && c.phase == "Available")?.at,
-            };
-            deleted.push(seconds(released, gone));
-            offered.push(seconds(released, again.at));
-            available.push(seconds(released, free));
+            self.release(&claim, &bound, &watched, &mut times)?;
         }
         let ((deleted, deleted_max), (offered, offered_max), (available, _)) =
-            (spread(deleted), spread(offered), spread(available));
+            (spread(times.deleted), spread(times.offered), spread(times.available));
         self.row(
             "Released to PV deleted / to offered again",
             "1.8 s / 3.2 s",
@@ -255,6 +248,104 @@ impl Bench {
         self.note(format!(
             "Released: {} claims one after the other, each device with 100 MiB of data, `cleaning: quick`; from the watch \
              event with phase Released to the one with DELETED and the one with the new volume (Available after {available:.2} s); medians.",
+            self.extent.rounds
+        ));
+        Ok(())
+    }
+
+    /// Returns the path of the claim.
+    fn claim(&mut self, volume: &str, class: &str, mode: &str) -> Result<String> {
+        let name = format!("claim-{volume}");
+        let object = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": {
+            "storageClassName": class, "volumeName": volume, "volumeMode": mode,
+            "accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Ki"}}}});
+        self.create(CLAIMS, &object)?;
+        Ok(format!("{CLAIMS}/{name}"))
+    }
+
+    /// Deletes the claim of a bound volume, and takes the times until it is offered again.
+    fn release(&mut self, claim: &str, bound: &Change, watched: &Watched, times: &mut Releases) -> Result<()> {
+        // The claim's protection waits until it is Bound too.
+        let end = Instant::now() + Duration::from_secs(20);
+        while self.client.get(claim)?.good()?.pointer("/status/phase") != Some(&json!("Bound")) {
+            if Instant::now() > end {
+                return Err("a claim does not become Bound".into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.client.delete(claim)?.good()?;
+        let ours = |uid: &str| uid == bound.uid;
+        let released = watched.until("a volume Released", |c| ours(&c.uid) && c.phase == "Released")?.at;
+        let gone = watched.until("it deleted", |c| ours(&c.uid) && c.kind == "DELETED")?.at;
+        let again = watched.until("it offered again", |c| c.name == bound.name && !ours(&c.uid))?;
+        let free = match again.phase.as_str() {
+            "Available" => again.at,
+            _ => watched.until("it Available again", |c| c.uid == again.uid && c.phase == "Available")?.at,
+        };
+        times.deleted.push(seconds(released, gone));
+        times.offered.push(seconds(released, again.at));
+        times.available.push(seconds(released, free));
+        Ok(())
+    }
+
+    /// Discovery directories on a Node of their own. `None` where nothing can be mounted.
+    fn directories(&mut self) -> Result<Option<Directories>> {
+        if self.place.files {
+            self.note("Discovery directories were left out: they need mounts, so root.".to_owned());
+            return Ok(None);
+        }
+        self.create(
+            "/api/v1/nodes",
+            &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": DIRECTORIES_NODE}}),
+        )?;
+        self.create(
+            "/apis/storage.k8s.io/v1/storageclasses",
+            &json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": directories::CLASS},
+                "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}),
+        )?;
+        let root = self.place.state_dir.parent().ok_or("no directory")?.join("directories");
+        let directories = Directories::new(&root, self.extent.directories)?;
+        self.place_of_directories = Some(Place {
+            node: DIRECTORIES_NODE.to_owned(),
+            state_dir: root.join("state"),
+            config_dir: Some(directories.config_dir.clone()),
+            ..self.place.clone()
+        });
+        Ok(Some(directories))
+    }
+
+    /// The same of small directories, at the period that the original has by default.
+    fn directory_releases(&mut self, directories: &Directories) -> Result<()> {
+        const FILES: usize = 100;
+        let Some(place) = self.place_of_directories.clone() else { return Ok(()) };
+        let first = Watched::start(&self.client, &place.node)?;
+        let mut agent = Agent::start(&place, "10s")?;
+        agent.ready()?;
+        first.filled(self.extent.directories, true)?;
+        let mut times = Releases::default();
+        for round in 0..self.extent.rounds {
+            let volume = discovery_names::pv_name(&directories::name(round), &place.node, directories::CLASS);
+            let watched = Watched::start(&self.client, &place.node)?;
+            let claim = self.claim(&volume, directories::CLASS, "Filesystem")?;
+            let bound = watched.until("a volume Bound", |c| c.name == volume && c.phase == "Bound")?;
+            directories.fill(round, FILES)?;
+            self.release(&claim, &bound, &watched, &mut times)?;
+            if !directories.is_empty(round)? {
+                return Err(format!("{} is offered and not empty", directories::name(round)).into());
+            }
+        }
+        agent.stop()?;
+        let ((offered, slowest), (available, _)) = (spread(times.offered), spread(times.available));
+        self.row(
+            format!("Released to offered again, a discovery directory with {FILES} files"),
+            "2 to 3 periods of 10 s",
+            "at most 1 s",
+            format!("{offered:.2} s (slowest {slowest:.2} s)"),
+        );
+        self.note(format!(
+            "Released directory: {} claims one after the other, each with {FILES} files of 10 kB in a directory of the disk that is \
+             mounted on itself, `--discovery-period=10s`; from the watch event with phase Released to the one with the new volume \
+             (Available after {available:.2} s); median.",
             self.extent.rounds
         ));
         Ok(())
@@ -378,26 +469,30 @@ impl Bench {
         Ok(())
     }
 
-    /// The agent's first start on a node whose cluster has many volumes of other nodes, and polls after it.
-    fn memory(&mut self, from: usize, to: usize) -> Result<f64> {
+    fn load(&mut self, from: usize, to: usize) -> Result<()> {
         say(&format!("loading volumes of other nodes up to {to}"));
         let begun = Instant::now();
         volumes::load(&self.client, from, to)?;
         say(&format!("loaded in {:.0} s", begun.elapsed().as_secs_f64()));
-        self.start_over()?;
-        let watched = Watched::start(&self.client, NODE)?;
-        let mut agent = Agent::start(&self.place, "1s")?;
+        Ok(())
+    }
+
+    /// The agent's first start on a node whose cluster has `others` volumes of other nodes, and polls after it.
+    fn memory(&mut self, place: &Place, count: usize, others: usize) -> Result<f64> {
+        self.start_over(place)?;
+        let watched = Watched::start(&self.client, &place.node)?;
+        let mut agent = Agent::start(place, "1s")?;
         agent.ready()?;
-        let count = std::fs::read_dir(&self.devices.dir)?.count();
         watched.filled(count, false)?;
         std::thread::sleep(Duration::from_secs(self.extent.polls));
         let (resident, most) = (agent.memory("VmRSS")?, agent.memory("VmHWM")?);
         agent.stop()?;
-        say(&format!("{to} others: resident {:.2} MiB, at most {:.2} MiB", resident / MIB, most / MIB));
+        say(&format!("{others} others: resident {:.2} MiB, at most {:.2} MiB", resident / MIB, most / MIB));
         self.note(format!(
-            "Memory with {} others: {:.2} MiB resident after {} polls at an interval of 1 s, {:.2} MiB at the most ever, {count} own \
+            "Memory with {} others{}: {:.2} MiB resident after {} polls at an interval of 1 s, {:.2} MiB at the most ever, {count} own \
              volumes, made in the same run.",
-            grouped(to),
+            grouped(others),
+            if place.config_dir.is_some() { ", discovery directories" } else { "" },
             resident / MIB,
             self.extent.polls,
             most / MIB
@@ -405,10 +500,10 @@ impl Bench {
         Ok(resident)
     }
 
-    /// No volumes of ours and no ledger; the devices are blank.
-    fn start_over(&mut self) -> Result<()> {
-        agent::forget(&self.place.state_dir)?;
-        let list = self.client.get(&volumes::of_node(NODE))?.good()?;
+    /// No volumes of the node and no ledger; what becomes volumes is blank.
+    fn start_over(&mut self, place: &Place) -> Result<()> {
+        agent::forget(&place.state_dir)?;
+        let list = self.client.get(&volumes::of_node(&place.node))?.good()?;
         for volume in list["items"].as_array().ok_or("no list")? {
             let path = format!("{}/{}", volumes::PATH, volume["metadata"]["name"].as_str().unwrap_or_default());
             self.client.delete(&path)?;
@@ -449,12 +544,45 @@ impl Bench {
         self.idle()?;
         self.wipes()?;
         self.removal()?;
+        let raw = self.place.clone();
+        self.start_over(&raw)?;
+        let directories = self.directories()?;
+        if let Some(directories) = &directories {
+            self.directory_releases(directories)?;
+        }
         if let Some(pid) = controllers {
             std::process::Command::new("kill").arg(pid.to_string()).status()?;
         }
         let [few, many] = self.extent.others;
-        let with_few = self.memory(0, few)?;
-        let with_many = self.memory(few, many)?;
+        let count = std::fs::read_dir(&self.devices.dir)?.count();
+        let of_directories = self.place_of_directories.clone().map(|place| (place, self.extent.directories));
+        let (mut of_devices, mut with_directories, mut loaded) = (Vec::new(), Vec::new(), 0);
+        for others in [0, few, many] {
+            self.load(loaded, others)?;
+            loaded = others;
+            if others > 0 {
+                of_devices.push(self.memory(&raw, count, others)?);
+                self.start_over(&raw)?;
+            }
+            if let Some((place, count)) = &of_directories {
+                with_directories.push(self.memory(place, *count, others)? / MIB);
+                self.start_over(place)?;
+            }
+        }
+        if let [none, with_few, with_many] = with_directories[..] {
+            self.row(
+                format!(
+                    "resident memory with {} discovery directories at 0 / {} / {} PVs of other nodes",
+                    self.extent.directories,
+                    grouped(few),
+                    grouped(many)
+                ),
+                "40 / 123 / 306 MB (at 0 / 10,000 / 30,000)",
+                "at most 6 MiB at each",
+                format!("{none:.1} / {with_few:.1} / {with_many:.1} MiB"),
+            );
+        }
+        let [with_few, with_many] = of_devices[..] else { return Err("no memory was measured".into()) };
         self.row(
             format!(
                 "resident memory, {} own PVs and {} (and {}) of other nodes in the cluster",
@@ -497,7 +625,9 @@ fn run(options: Options) -> Result<String> {
             state_dir: options.dir.join("state"),
             log: options.dir.join("agent.log"),
             files: options.files,
+            config_dir: None,
         },
+        place_of_directories: None,
         client,
         devices: Devices::new(&options.dir, options.files, GIB)?,
         rows: Vec::new(),

@@ -6,6 +6,7 @@
 mod client;
 mod collections;
 mod faults;
+mod jobs;
 mod kubectl;
 mod objects;
 mod scale;
