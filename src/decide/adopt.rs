@@ -20,6 +20,7 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
         return;
     }
     if let Err(why) = is_ours(ctx.s, pv) {
+        remember_users(ctx, pv, &why);
         return leave(ctx, pv, Word::Foreign, why);
     }
     let path = Path::new(pv.spec.local.as_ref().map_or("", |local| local.path.as_str()));
@@ -81,6 +82,20 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
         }
         None => ctx.new_entry(index, path, state),
     }
+}
+
+/// A volume of a discovery directory that somebody uses by a PV that does not fit. When that PV is gone, what it left is not
+/// an administrator's: the ledger must know.
+fn remember_users(ctx: &mut Ctx<'_>, pv: &PersistentVolume, why: &str) {
+    let path = Path::new(pv.spec.local.as_ref().map_or("", |local| local.path.as_str()));
+    let Some(index) = ctx.devices.at_path(path) else { return };
+    let unused = matches!(pv.status.phase, Phase::Available | Phase::Unset | Phase::Pending);
+    if unused || ctx.devices.groups[index].entry.is_some() || ctx.discovered(path).is_none() {
+        return;
+    }
+    let reference = memory::PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
+    let why = format!("PersistentVolume {} names it and does not fit: {why}", pv.metadata.name);
+    ctx.new_entry(index, path, State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference) });
 }
 
 /// Whether an entry holds the PV's UID, or waits for the PV that this offer made.

@@ -149,11 +149,16 @@ impl<'a> Devices<'a> {
             })
         };
         let mut pairs = Vec::new();
+        // A directory in another one is a part of it also where the settings have forgotten one of the two.
+        let counts = |group: &Group<'_>| {
+            let directory = matches!(group.device.place, Place::Directory { .. });
+            !group.selected.is_empty() || directory && has_pv(group)
+        };
         for (index, group) in self.groups.iter().enumerate() {
             for part in &group.device.partitions {
                 if let Some(&part) = self.by_place.get(part)
-                    && !group.selected.is_empty()
-                    && !self.groups[part].selected.is_empty()
+                    && counts(group)
+                    && counts(&self.groups[part])
                 {
                     pairs.push((index, part, has_pv(group), has_pv(&self.groups[part])));
                 }
@@ -255,7 +260,8 @@ impl<'a> Devices<'a> {
         }
     }
 
-    /// PVs that name this device, its disk or one of its partitions, other than the one with this UID.
+    /// PVs that name this device, its disk or one of its partitions, or a directory in or around this one, other than the
+    /// one with this UID.
     pub fn claims_beside(&self, index: usize, uid: Option<&str>) -> Option<&Claim<'a>> {
         let device = self.groups[index].device;
         let direct = self.groups[index].claims.iter();
@@ -266,7 +272,10 @@ impl<'a> Devices<'a> {
             .filter(|place| **place != device.place)
             .filter_map(|place| self.by_place.get(place))
             .flat_map(|i| &self.groups[*i].claims);
-        direct.chain(relatives).find(|claim| Some(claim.uid) != uid)
+        let lies_in = |group: &&Group<'_>| group.device.partitions.contains(&device.place);
+        let outer = matches!(device.place, Place::Directory { .. })
+            .then(|| self.groups.iter().filter(lies_in).flat_map(|group| &group.claims));
+        direct.chain(relatives).chain(outer.into_iter().flatten()).find(|claim| Some(claim.uid) != uid)
     }
 }
 

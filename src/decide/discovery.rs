@@ -88,10 +88,23 @@ pub(super) fn unknown_volume(ctx: &mut Ctx<'_>, index: usize, discovered: &Disco
 
 /// Not offered at the moment: offered, if it may be.
 pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
+    let State::Clean { by } = entry.state else { return };
     let Some(path) = ctx.devices.groups[index].selected.first().copied() else {
         return ctx.say(entry, Word::Clean, "the settings do not select it");
     };
     let Some(discovered) = ctx.discovered(path).cloned() else { return };
+    let device = ctx.devices.groups[index].device;
+    if by == Cleaning::ByClass && matches!(device.place, Place::Directory { .. }) {
+        // It was emptied; a volume that was there in between, unseen, may have left something.
+        if !ctx.s.looked_since_change(&entry.id) {
+            ctx.plan.look = true;
+            return ctx.say(entry, Word::Clean, "it is looked at once more before it is offered");
+        }
+        if let Content::Data { found } = &device.content {
+            let why = format!("it holds {}, although it was emptied", found.join(", "));
+            return raw_device::quarantine(ctx, entry, why);
+        }
+    }
     if let Some(obstacle) = obstacle(ctx, index, path, &discovered) {
         let mut report = ctx.report(entry, obstacle.word, obstacle.why);
         report.next = obstacle.next;
@@ -105,13 +118,16 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
     let Some(class) = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&discovered.class)) else {
         return;
     };
-    let Some(pv) = free_name(ctx, entry, path, &discovered.class) else { return };
+    let Some(pv) = free_name(ctx, entry, path, &discovered.class) else {
+        return ctx.say(entry, Word::Error, "every name that its PersistentVolume may have is taken");
+    };
     let device = ctx.devices.groups[index].device;
     let next = Entry {
         state: State::Offering { pv, offer_id: ctx.draw(32) },
         path: path.to_path_buf(),
         cleaner: Some(cleaner(class, device.place)),
-        promise: Cleaning::ByClass,
+        // What it goes back to when the server refuses the offer.
+        promise: by,
         evidence: memory::evidence(device, &ctx.s.boot_id),
         since: ctx.s.wall.clone(),
         progress: None,
@@ -349,6 +365,15 @@ fn obstacle(ctx: &Ctx<'_>, index: usize, path: &Path, discovered: &Discovered) -
     if let Some(problem) = &group.problem {
         return Some(Obstacle::error(problem.clone()).next("leave only one of them in the directory"));
     }
+    if let Some(claim) = ctx.devices.claims_beside(index, None) {
+        let obstacle = Obstacle::error(format!("PersistentVolume {} names it, or a part of it", claim.name));
+        return Some(obstacle.next("take it out of the directory, or delete that PersistentVolume"));
+    }
+    if let Some(stray) = unplaced(ctx) {
+        let obstacle =
+            Obstacle::waiting(format!("PersistentVolume {stray} of this node lies in no directory of the config"));
+        return Some(obstacle.next("put its class and hostDir back into the config, or delete it when it is free"));
+    }
     if let Some(protection) = &group.device.protection {
         let obstacle = Obstacle { word: Word::Refused, why: protection.to_string(), next: None };
         return Some(obstacle.next("take it out of the directory"));
@@ -357,6 +382,23 @@ fn obstacle(ctx: &Ctx<'_>, index: usize, path: &Path, discovered: &Discovered) -
         return Some(Obstacle { word: Word::InUse, why: in_use.to_string(), next: None });
     }
     None
+}
+
+/// A PV of this node's provisioner that the ledger does not know and that no class leads to: its volume may be any that is
+/// found, under another name.
+fn unplaced<'a>(ctx: &Ctx<'a>) -> Option<&'a str> {
+    let of_node = |pv: &&PersistentVolume| {
+        let by = pv.metadata.annotations.get(names::PROVISIONED_BY_ANNOTATION);
+        by.is_some_and(|by| discovery_names::is_provisioner_of(by, &ctx.s.node_name))
+    };
+    let directories = ctx.s.discovery_settings().map(DiscoverySettings::directories).unwrap_or_default();
+    let is_placed = |pv: &PersistentVolume| {
+        let path = pv.spec.local.as_ref().map(|local| Path::new(&local.path));
+        path.is_none_or(|path| directories.iter().any(|dir| path.parent() == Some(&dir.host_dir)))
+    };
+    let mut pvs = ctx.s.pvs.iter().flat_map(|pvs| pvs.values()).filter(of_node);
+    pvs.find(|pv| !is_placed(pv) && !ctx.known_uids.contains(pv.metadata.uid.as_str()))
+        .map(|pv| pv.metadata.name.as_str())
 }
 
 fn report(ctx: &Ctx<'_>, index: usize, path: &Path, obstacle: Obstacle) -> Report {

@@ -198,11 +198,14 @@ impl<'a> Ctx<'a> {
         if let Home::Here(index) = self.devices.home(&entry.id) {
             let group = &self.devices.groups[*index];
             next.evidence = entries::evidence(group.device, &self.s.boot_id);
+            // Within its source: where this process finds a path is the path's own.
+            let fits = |path: &&&Path| self.discovered(path).is_some() == entry.discovered.is_some();
             if next.state.pv().is_none()
-                && let Some(path) = group.selected.first().or(group.paths.first())
+                && let Some(path) = group.selected.iter().chain(&group.paths).find(fits)
                 && !group.paths.contains(&entry.path.as_path())
             {
                 next.path = path.to_path_buf();
+                next.discovered = self.discovered(path).cloned();
             }
         }
         self.plan.writes.push(next);

@@ -5,7 +5,7 @@ use super::plan::{Report, Word};
 use super::{Ctx, cleaning, discovery, offer};
 use crate::model::cleaning::{Cleaning, Permission};
 use crate::model::device::{Comparison, Content, Place, ProbeError, Protection};
-use crate::model::memory::{self, Entry, Owed, State};
+use crate::model::memory::{self, Entry, Owed, PvRef, State};
 use crate::settings::ExistingData;
 use std::path::Path;
 
@@ -18,10 +18,16 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
     if let Some(claim) = group.claims.first() {
         // With a claim of ours it is `adopt`'s: the PV is reported, and the device with it.
         if !group.claims.iter().any(|claim| ctx.s.pv_by_uid(claim.name, claim.uid).is_some()) {
-            let why = format!("PersistentVolume {}, which is not this agent's, names it", claim.name);
-            let mut report = bare_report(ctx, group.selected[0], index, Word::Error, why);
+            let (path, name, uid) = (group.selected[0], claim.name.to_owned(), claim.uid.to_owned());
+            let why = format!("PersistentVolume {name}, which is not this agent's, names it");
+            let mut report = bare_report(ctx, path, index, Word::Error, why.clone());
             report.next = Some("exclude it with deviceNameFilter, or delete that PersistentVolume".to_owned());
             ctx.push(report);
+            // Somebody may use it by that volume: when it is gone, what lies here is not an administrator's.
+            if ctx.discovered(path).is_some() {
+                let state = State::Quarantined { nonce: ctx.nonce(), why, pv: Some(PvRef { name, uid }) };
+                ctx.new_entry(index, path, state);
+            }
         }
         return;
     }
@@ -94,17 +100,21 @@ fn may_wipe(ctx: &Ctx<'_>) -> bool {
     ctx.s.settings().is_some_and(|settings| settings.existing_data == ExistingData::Wipe) && ctx.ledger_is_whole()
 }
 
-/// A device that the ledger knows, that is not there, and that nothing tells from this one: without a strong fact in
-/// common a disk that was taken out and put back looks like a new one. "Unknown to the ledger" means nothing then. A
-/// filesystem grows and shrinks, with what else its pool holds: there the place is enough.
+/// A device or volume that the ledger knows, that is not where it was, and that nothing tells from this one: without a strong
+/// fact in common a disk that was taken out and put back looks like a new one. "Unknown to the ledger" means nothing then.
 pub(super) fn missing_kin(ctx: &Ctx<'_>, index: usize) -> Option<String> {
-    let group = &ctx.devices.groups[index];
-    let device = group.device;
-    let directory = matches!(device.place, Place::Directory { .. });
+    let device = ctx.devices.groups[index].device;
+    let is_directory = |place: Place| matches!(place, Place::Directory { .. });
     let may_be = |entry: &&Entry| {
-        devices::matters(&entry.state)
-            && *ctx.devices.home(&entry.id) == Home::Absent
-            && (entry.evidence.size == device.size || directory && group.paths.contains(&entry.path.as_path()))
+        let home = ctx.devices.home(&entry.id);
+        let missing = match is_directory(entry.evidence.place) || is_directory(device.place) {
+            // A filesystem and the device that carries it have no fact in common, and a filesystem without a UUID grows and
+            // shrinks with its pool: only what is seen where it belongs is surely another one.
+            true => !matches!(home, Home::Here(_)),
+            false => *home == Home::Absent && entry.evidence.size == device.size,
+        };
+        missing
+            && devices::matters(&entry.state)
             && entry.evidence.identity.compare(&device.identity) == Comparison::Unknown
     };
     ctx.s.entries.values().find(may_be).map(|entry| entry.path.display().to_string())
@@ -166,6 +176,9 @@ pub(super) fn entry<'a>(ctx: &mut Ctx<'a>, entry: &'a Entry) {
         Home::Here(index) => index,
         home => return not_here(ctx, entry, &home),
     };
+    if change_of_source(ctx, entry, index) {
+        return;
+    }
     match &entry.state {
         State::Offering { pv, offer_id } => offer::offering(ctx, entry, index, pv, offer_id),
         _ if !ctx.devices.groups[index].claims.is_empty() => {
@@ -183,6 +196,28 @@ pub(super) fn entry<'a>(ctx: &mut Ctx<'a>, entry: &'a Entry) {
         State::Refused { nonce, found } => refused(ctx, entry, index, nonce, found),
         _ => {}
     }
+}
+
+/// A device that is not in service goes to the source that finds it now. Returns whether it does.
+fn change_of_source(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
+    let Some(path) = ctx.devices.groups[index].selected.first().copied() else { return false };
+    let discovered = ctx.discovered(path).cloned();
+    let promise = ctx.s.settings().map_or_else(Default::default, |settings| settings.cleaning);
+    let (state, promise) = match (&discovered, &entry.discovered, &entry.state) {
+        // Blank, or an administrator's.
+        (Some(_), None, State::Preparing | State::Clean { .. } | State::Refused { .. }) => {
+            (State::Clean { by: Cleaning::AsFound }, Cleaning::ByClass)
+        }
+        // It must read blank, or it is refused.
+        (None, Some(_), State::Clean { .. }) => (State::Preparing, promise),
+        _ => return false,
+    };
+    if !cleaning::let_go_of(ctx, entry, "another source finds its device now") {
+        let (path, since) = (path.to_path_buf(), ctx.s.wall.clone());
+        let next = Entry { state, promise, path, since, discovered, cleaner: None, progress: None, ..entry.clone() };
+        ctx.plan.writes.push(next);
+    }
+    true
 }
 
 fn not_here(ctx: &mut Ctx<'_>, entry: &Entry, home: &Home) {

@@ -30,6 +30,15 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         if !in_service::is_gone(ctx, entry, pv_ref) {
             return;
         }
+        let deleted_by_us = ctx.s.writes.contains_key(&pv_ref.name);
+        if entry.discovered.is_some() && outcome.cleaning().is_some() && !deleted_by_us {
+            // Whoever deleted it may have used it before, while nobody looked.
+            let index = match ctx.devices.home(&entry.id) {
+                Home::Here(index) => Some(*index),
+                _ => None,
+            };
+            return in_service::gone_without_release(ctx, entry, index);
+        }
         let state = match outcome.cleaning() {
             Some(by) => State::Clean { by },
             None => State::Dirty { owed: Owed::Release, pv_name: Some(pv_ref.name.clone()) },

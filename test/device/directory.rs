@@ -13,6 +13,7 @@ use local_pv_provisioner::model::cleaning::{
 use local_pv_provisioner::model::device::{Content, Evidence, Identity, InUse, Place};
 use local_pv_provisioner::model::discovery::Cleaner;
 use nix::libc;
+use std::cell::Cell;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -116,10 +117,10 @@ fn names(dir: &Path) -> Vec<String> {
 struct Pool {
     commands: Sender<CleanCommand>,
     events: Receiver<CleanEvent>,
+    /// Each start has a number of its own: the pool may not have forgotten the last one yet.
+    job: Cell<JobId>,
     _cleaners: Cleaners,
 }
-
-const JOB: JobId = JobId(1);
 
 impl Pool {
     fn new(verify: impl Fn() -> Result<(), CleanResult> + Send + Sync + 'static) -> Pool {
@@ -132,7 +133,7 @@ impl Pool {
         };
         let cleaners =
             Cleaners::spawn(1, Throttle::new(None), received, checks, move |event| drop(sink.send(event))).unwrap();
-        Pool { commands, events, _cleaners: cleaners }
+        Pool { commands, events, job: Cell::new(JobId(0)), _cleaners: cleaners }
     }
 
     fn start(&self, path: &Path, place: Place, permission: Permission) {
@@ -140,7 +141,8 @@ impl Pool {
             Evidence { boot_id: String::new(), place, diskseq: None, size: 0, identity: Identity::default() };
         let path = path.to_owned();
         let (cleaning, cleaner) = (Cleaning::ByClass, Some(Cleaner::Empty));
-        let job = CleanJob { id: JOB, path, evidence, permission, cleaning, cleaner, resume_at: 0 };
+        self.job.set(JobId(self.job.get().0 + 1));
+        let job = CleanJob { id: self.job.get(), path, evidence, permission, cleaning, cleaner, resume_at: 0 };
         self.commands.send(CleanCommand::Start(job)).unwrap();
     }
 
@@ -154,7 +156,7 @@ impl Pool {
     }
 
     fn proceed(&self) -> CleanResult {
-        self.commands.send(CleanCommand::Proceed(JOB)).unwrap();
+        self.commands.send(CleanCommand::Proceed(self.job.get())).unwrap();
         loop {
             match self.events.recv_timeout(LONG).unwrap() {
                 CleanEvent::Ended { result, .. } => return result,
@@ -433,13 +435,13 @@ fn let_go_or_cancelled_it_ends_at_once_and_another_run_finishes() {
     let pool = Pool::new(|| Ok(()));
     pool.start(&volume, place(&volume), Permission::Release);
     pool.armed().unwrap();
-    pool.commands.send(CleanCommand::LetGo(JOB, "bound".to_owned())).unwrap();
+    pool.commands.send(CleanCommand::LetGo(pool.job.get(), "bound".to_owned())).unwrap();
     assert_eq!(pool.armed(), Err(CleanResult::Stale { why: "bound".to_owned() }));
     assert_eq!(bench.names("volume").len(), 7);
     pool.start(&volume, place(&volume), Permission::Release);
     pool.armed().unwrap();
-    pool.commands.send(CleanCommand::Proceed(JOB)).unwrap();
-    pool.commands.send(CleanCommand::Cancel(JOB)).unwrap();
+    pool.commands.send(CleanCommand::Proceed(pool.job.get())).unwrap();
+    pool.commands.send(CleanCommand::Cancel(pool.job.get())).unwrap();
     assert_eq!(pool.armed(), Err(CleanResult::Cancelled { done: 0 }));
     assert!(is_cleaned(&clean(&volume, Permission::Release)));
     assert!(bench.names("volume").is_empty());

@@ -283,6 +283,8 @@ fn a_released_directory_is_emptied_its_volume_deleted_and_offered_again() {
     let Action::DeletePv { uid, resource_version, .. } = scene.deed() else { panic!() };
     assert_eq!((uid.as_str(), resource_version.as_str()), ("u1", "3"));
     scene.gone(&pv);
+    assert!(scene.does_nothing().look, "it is looked at once more");
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::Blank)))]);
     let again = scene.posted("u2", Phase::Available);
     assert_eq!(again.metadata.name, pv.metadata.name, "the name is the original's, whoever had it before");
 }
@@ -445,6 +447,8 @@ fn a_released_volume_that_a_person_deletes_is_cleaned_before_it_is_offered_again
     scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
     let job = scene.cleaning(None);
     scene.ends(job.id, cleaned());
+    scene.does_nothing();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::Blank)))]);
     scene.posted("u2", Phase::Available);
 }
 
@@ -565,7 +569,8 @@ fn a_forged_volume_is_left_alone() {
             ("/mnt/fast/deep/er", Ok(directory("b", Content::NotRead))),
         ]);
         let plan = scene.does_nothing();
-        assert!(plan.reports.iter().any(|report| report.state == Word::Foreign), "{:?}", plan.reports);
+        let left_alone = |report: &Report| matches!(report.state, Word::Foreign | Word::Quarantined);
+        assert!(plan.reports.iter().any(left_alone), "{:?}", plan.reports);
     };
     forge(|pv| pv.spec.local.as_mut().unwrap().path = "/mnt/fast/../../etc".to_owned());
     forge(|pv| pv.spec.local.as_mut().unwrap().path = "/mnt/fast/deep/er".to_owned());
@@ -662,4 +667,79 @@ fn labels_follow_the_node_and_the_settings() {
     scene.hears(Event::Node(Box::new(WatchUpdate::Applied(node))));
     let Action::RepairPv { patch, .. } = scene.deed() else { panic!() };
     assert_eq!(patch["metadata"]["labels"], json!({"zone": "z2"}));
+}
+
+/// A filesystem that is not mounted, and the device that carries it, have no fact in common.
+#[test]
+fn the_device_below_a_volume_that_is_not_mounted_is_not_offered_as_another_volume() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    pv.status.phase = Phase::Bound;
+    pv.metadata.resource_version = "2".to_owned();
+    scene.watch(WatchUpdate::Applied(pv));
+    scene.does_nothing();
+    let error = "nothing is mounted there".to_owned();
+    let unmounted = Err(ProbeError::NotMounted { error });
+    scene.sees(&[("/mnt/fast/vol1", unmounted), ("/mnt/raw/disk1", Ok(block("d", data())))]);
+    assert_eq!(scene.report("/mnt/raw/disk1").state, Word::Quarantined);
+}
+
+/// The original's volume of a class that has another name by now.
+#[test]
+fn what_a_volume_that_does_not_fit_was_used_for_is_not_offered_as_found_when_it_is_gone() {
+    let mut scene = Scene::new();
+    let mut pv = originals("vol1", &format!("local-volume-provisioner-{NODE}"), Phase::Bound);
+    pv.spec.storage_class_name = "former".to_owned();
+    scene.watch(WatchUpdate::Applied(pv.clone()));
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::NotRead)))]);
+    scene.does_nothing();
+    scene.gone(&pv);
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    assert_eq!(scene.report("/mnt/fast/vol1").state, Word::Quarantined);
+}
+
+#[test]
+fn nothing_is_offered_while_a_volume_of_this_node_lies_in_a_directory_that_the_config_has_forgotten() {
+    let mut scene = Scene::new();
+    let mut pv = originals("vol1", &format!("local-volume-provisioner-{NODE}"), Phase::Bound);
+    pv.spec.local.as_mut().unwrap().path = "/mnt/former/vol1".to_owned();
+    scene.watch(WatchUpdate::Applied(pv.clone()));
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let report = scene.report("/mnt/fast/vol1");
+    assert!(report.state == Word::Waiting && report.reason.contains(&pv.metadata.name), "{report:?}");
+    scene.gone(&pv);
+    scene.posted("u1", Phase::Available);
+}
+
+#[test]
+fn a_directory_within_a_volume_is_no_volume_also_when_the_config_has_forgotten_the_outer_one() {
+    let mut scene = Scene::new();
+    let inner = directory("b", data());
+    let outer = Device { partitions: vec![inner.place], ..directory("a", data()) };
+    scene.sees(&[("/mnt/fast/vol1", Ok(outer.clone()))]);
+    scene.posted("u1", Phase::Available);
+    scene.sees(&[("/mnt/fast/vol1", Ok(outer)), ("/mnt/fast/vol2", Ok(inner))]);
+    let observations = &mut scene.state.snapshot.scan.as_mut().unwrap().observations;
+    observations.get_mut(Path::new("/mnt/fast/vol1")).unwrap().selected = false;
+    assert_eq!(scene.report("/mnt/fast/vol2").state, Word::Error);
+}
+
+/// The daemon was away between the cleaning and the deletion: somebody may have used it again.
+#[test]
+fn a_cleaned_volume_that_somebody_else_deleted_is_looked_at_before_it_is_offered() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    scene.release(&mut pv);
+    let job = scene.cleaning(Some(&pv));
+    scene.ends(job.id, cleaned());
+    let Action::DeletePv { .. } = scene.deed() else { panic!() };
+    // As after a restart: it is not known that we sent it.
+    scene.state.snapshot.writes.clear();
+    scene.gone(&pv);
+    let Action::LookForPv { entry, .. } = scene.deed() else { panic!("it is offered") };
+    scene.hears(Event::Outcome(Answer::Looked { entry, answer: Ok(None) }));
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    assert_eq!(scene.report("/mnt/fast/vol1").state, Word::Quarantined);
 }
