@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const NODE_VM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/node-vm");
 
 /// Software emulation on a loaded machine: a boot takes 10 s at best.
-pub const BOOT: Duration = Duration::from_secs(120);
+pub const BOOT: Duration = Duration::from_secs(240);
 
 /// One command in the machine. Those that hang on purpose are started in the background by the tests.
 const COMMAND: Duration = Duration::from_secs(180);
