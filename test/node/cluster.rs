@@ -3,7 +3,7 @@
 
 use crate::kube::Kube;
 pub use crate::kube::{Pv, until, within};
-use crate::support::OwnControlPlane;
+use crate::support::{OwnControlPlane, Scratch};
 pub use crate::vm::BOOT;
 use crate::vm::{Bus, Disk, Vm};
 use serde_json::{Value, json};
@@ -76,14 +76,18 @@ impl Cluster {
 
     /// Waits until kubelet and agent are ready.
     pub fn ready(&self) {
+        self.kubelet_ready();
+        within(BOOT, "the agent is ready", || {
+            let pod = self.agent_pod()?;
+            (pod["status"]["containerStatuses"][0]["ready"] == json!(true)).then_some(())
+        });
+    }
+
+    pub fn kubelet_ready(&self) {
         within(BOOT, "the node is ready", || {
             let node = self.get(&format!("/api/v1/nodes/{NODE}"))?;
             let ready = |c: &Value| c["type"] == "Ready" && c["status"] == "True";
             node["status"]["conditions"].as_array()?.iter().any(ready).then_some(())
-        });
-        within(BOOT, "the agent is ready", || {
-            let pod = self.agent_pod()?;
-            (pod["status"]["containerStatuses"][0]["ready"] == json!(true)).then_some(())
         });
     }
 
@@ -111,10 +115,23 @@ impl Cluster {
         self.kubectl(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/manifests")]);
     }
 
-    /// The agent's pod that is not about to end.
+    /// `kubectl apply -k` of a user's overlay; MANIFESTS in it stands for ours. kustomize takes relative paths only.
+    pub fn apply_overlay(&self, text: &str) {
+        let overlay = Scratch::new("overlay");
+        let up = "../".repeat(overlay.0.canonicalize().unwrap().components().count() - 1);
+        let manifests = format!("{up}{}/manifests", env!("CARGO_MANIFEST_DIR").trim_start_matches('/'));
+        std::fs::write(overlay.path("kustomization.yaml"), text.replace("MANIFESTS", &manifests)).unwrap();
+        self.kubectl(&["apply", "-k", overlay.0.to_str().unwrap()]);
+    }
+
+    /// The agent's pod that is not about to end. Those of its Jobs are no DaemonSet's.
     pub fn agent_pod(&self) -> Option<Value> {
         let pods = self.get(&format!("/api/v1/namespaces/{NAMESPACE}/pods"))?;
-        pods["items"].as_array()?.iter().find(|pod| pod["metadata"]["deletionTimestamp"].is_null()).cloned()
+        let is_agent = |pod: &&Value| {
+            pod["metadata"]["ownerReferences"][0]["kind"] == "DaemonSet"
+                && pod["metadata"]["deletionTimestamp"].is_null()
+        };
+        pods["items"].as_array()?.iter().find(is_agent).cloned()
     }
 
     // ---- settings

@@ -13,6 +13,7 @@ mod kernel;
 mod kube;
 mod ladder;
 mod names;
+mod node_cleanup;
 mod pods;
 mod power;
 mod restarts;
@@ -20,5 +21,6 @@ mod shared;
 #[path = "../support/mod.rs"]
 mod support;
 mod swapped;
+mod takeover;
 mod vm;
 mod yours;

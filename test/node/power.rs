@@ -142,20 +142,8 @@ impl Bench {
 
     fn slow_down(&self) {
         for life in &self.lives {
-            self.speed(&life.disk, WRITES);
+            self.cluster.vm.write_speed(&life.disk, WRITES);
         }
-    }
-
-    /// 0 is as fast as it goes.
-    fn speed(&self, disk: &Disk, writes: u64) {
-        // A virtio disk is the device behind the one on the PCI bus.
-        let device = match disk.bus {
-            Bus::Virtio => format!("/machine/peripheral/{}/virtio-backend", disk.name),
-            _ => disk.name.clone(),
-        };
-        let limits =
-            json!({"id": device, "bps": 0, "bps_rd": 0, "bps_wr": writes, "iops": 0, "iops_rd": 0, "iops_wr": 0});
-        self.cluster.vm.qmp("block_set_io_throttle", limits);
     }
 
     /// How many writes each disk has had since the machine was switched on.
@@ -233,7 +221,7 @@ impl Bench {
 
     /// Fills the disk, and looks first whether the one of before left something.
     fn move_in(&self, life: &Life) {
-        self.speed(&life.disk, 0);
+        self.cluster.vm.write_speed(&life.disk, 0);
         let device = life.disk.by_id();
         let device = device.display();
         self.cluster.vm.sh(&format!(
@@ -241,7 +229,7 @@ impl Bench {
             life.line(),
             SIZE / MIB
         ));
-        self.speed(&life.disk, WRITES);
+        self.cluster.vm.write_speed(&life.disk, WRITES);
     }
 
     /// Until something that is aimed at has begun, and then a moment longer.
