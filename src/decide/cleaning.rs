@@ -94,6 +94,10 @@ pub(super) fn how(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Option<(Cleanin
         let now = ctx.s.settings().map_or(promised, |settings| settings.cleaning);
         return Some((if now.keeps(promised) { now } else { promised }, None));
     };
+    if entry.state == State::Preparing {
+        // What its class says may leave anything on it halfway, and a power cut then: it would not read blank any more.
+        return Some((Cleaning::ByClass, Some(Cleaner::Zero { passes: 1 })));
+    }
     let class = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&discovered.class));
     let place = ctx.devices.groups[index].device.place;
     let cleaner = class.map(|class| discovery::cleaner(class, place)).or(entry.cleaner.clone())?;

@@ -3,12 +3,12 @@
 
 use super::plan::{Report, Word};
 use super::snapshot::{BackoffKey, Snapshot};
-use super::{Ctx, adopt, devices, raw_device, volume};
+use super::{Ctx, adopt, cleaning, devices, not_in_service, volume};
 use crate::kube::objects::{
     Capacity, LocalVolumeSource, Node, ObjectMeta, OwnerReference, PersistentVolume, PersistentVolumeSpec,
     PersistentVolumeStatus, Phase, StorageClass,
 };
-use crate::model::cleaning::Cleaning;
+use crate::model::cleaning::{Cleaning, Permission};
 use crate::model::device::{Content, Device, Place};
 use crate::model::discovery::{Cleaner, Discovered};
 use crate::model::flat_map::FlatMap;
@@ -69,7 +69,7 @@ pub(super) fn unknown_volume(ctx: &mut Ctx<'_>, index: usize, discovered: &Disco
             let doubt = if !ctx.ledger_is_whole() {
                 Some("the ledger cannot say whose it is".to_owned())
             } else {
-                raw_device::missing_kin(ctx, index).map(|kin| format!("may be the missing volume of {kin}"))
+                not_in_service::missing_kin(ctx, index).map(|kin| format!("may be the missing volume of {kin}"))
             };
             let state = match doubt {
                 Some(doubt) => {
@@ -84,6 +84,36 @@ pub(super) fn unknown_volume(ctx: &mut Ctx<'_>, index: usize, discovered: &Disco
             ctx.new_entry(index, path, State::Clean { by: Cleaning::AsFound });
         }
     }
+}
+
+/// A block volume that was in service and reads blank, although nobody saw it released: it is zeroed, and offered then.
+pub(super) fn preparing(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
+    if cleaning::running(ctx, entry, index) {
+        return;
+    }
+    if ctx.s.looked_since_change(&entry.id)
+        && let Content::Data { found } = &ctx.devices.groups[index].device.content
+    {
+        let why = format!("it holds {}, although it read blank", found.join(", "));
+        return not_in_service::quarantine(ctx, entry, why);
+    }
+    let Some(path) = ctx.devices.groups[index].selected.first().copied() else {
+        return ctx.say(entry, Word::Clean, "the settings do not select it");
+    };
+    let Some(discovered) = ctx.discovered(path).cloned() else { return };
+    if stopped(ctx, entry, index, path, &discovered) {
+        return;
+    }
+    cleaning::start(ctx, entry, index, Permission::Blank);
+}
+
+/// Says what stands against an offer, if anything does.
+fn stopped(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, path: &Path, discovered: &Discovered) -> bool {
+    let Some(obstacle) = obstacle(ctx, index, path, discovered) else { return false };
+    let mut report = ctx.report(entry, obstacle.word, obstacle.why);
+    report.next = obstacle.next;
+    ctx.push(report);
+    true
 }
 
 /// Not offered at the moment: offered, if it may be.
@@ -102,13 +132,11 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
         }
         if let Content::Data { found } = &device.content {
             let why = format!("it holds {}, although it was emptied", found.join(", "));
-            return raw_device::quarantine(ctx, entry, why);
+            return not_in_service::quarantine(ctx, entry, why);
         }
     }
-    if let Some(obstacle) = obstacle(ctx, index, path, &discovered) {
-        let mut report = ctx.report(entry, obstacle.word, obstacle.why);
-        report.next = obstacle.next;
-        return ctx.push(report);
+    if stopped(ctx, entry, index, path, &discovered) {
+        return;
     }
     if let Some(backoff) = ctx.s.backing_off(&BackoffKey::Offer(entry.id.clone())) {
         let (until, reason) = (backoff.until, backoff.reason.clone());
@@ -402,7 +430,7 @@ fn unplaced<'a>(ctx: &Ctx<'a>) -> Option<&'a str> {
 }
 
 fn report(ctx: &Ctx<'_>, index: usize, path: &Path, obstacle: Obstacle) -> Report {
-    let mut report = raw_device::bare_report(ctx, path, index, obstacle.word, obstacle.why);
+    let mut report = not_in_service::bare_report(ctx, path, index, obstacle.word, obstacle.why);
     report.next = obstacle.next;
     report
 }

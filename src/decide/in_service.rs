@@ -4,7 +4,7 @@
 use super::devices::Home;
 use super::plan::{Action, Report, Word};
 use super::snapshot::{Absence, BackoffKey, SettingsView, Snapshot};
-use super::{Ctx, adopt, discovery, raw_device};
+use super::{Ctx, adopt, discovery, not_in_service};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::device::{Comparison, Content};
 use crate::model::memory::{Entry, Outcome, Owed, PvRef, State};
@@ -209,7 +209,7 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
     let gone = format!("PersistentVolume {name} is gone without a witnessed release");
     let Some(index) = index else {
         if let Home::Unsure(_) = ctx.devices.home(&entry.id) {
-            return raw_device::quarantine(ctx, entry, format!("{gone}, and the device has no strong identity"));
+            return not_in_service::quarantine(ctx, entry, format!("{gone}, and the device has no strong identity"));
         }
         return ctx.say(entry, Word::Absent, format!("{gone}, and its device is not there"));
     };
@@ -222,7 +222,7 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
         // A device with a PV is not opened, so whether it is blank cannot be known.
         let why =
             format!("{gone}, and PersistentVolume {other}, which this node did not make for it, names the device");
-        return raw_device::quarantine(ctx, entry, why);
+        return not_in_service::quarantine(ctx, entry, why);
     }
     let device = ctx.devices.groups[index].device;
     match (&device.content, &device.in_use) {
@@ -232,10 +232,10 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
         }
         // SAFETY's table says `clean` here. Cleaned once more it is `clean` for certain: a release that somebody withdrew
         // may lie between, and blank needs no permission.
-        (Content::Blank, None) => ctx.write(entry, raw_device::when_blank(entry)),
+        (Content::Blank, None) => ctx.write(entry, not_in_service::when_blank(entry)),
         (Content::Data { found }, None) => {
             let why = format!("{gone}, and the device holds {}", found.join(", "));
-            raw_device::quarantine(ctx, entry, why);
+            not_in_service::quarantine(ctx, entry, why);
         }
         (Content::NotRead | Content::Unreadable { .. }, None) => {
             ctx.say(entry, Word::Error, format!("{gone}, and the device cannot be read"));

@@ -9,10 +9,10 @@ pub mod discovery;
 mod in_service;
 pub mod jobs;
 pub mod memory;
+mod not_in_service;
 mod offer;
 pub mod outcome;
 pub mod plan;
-mod raw_device;
 mod reclaim;
 pub mod snapshot;
 mod taint;
@@ -46,6 +46,7 @@ pub fn decide(s: &Snapshot) -> Plan {
     ctx.settle_memory();
     ctx.settings_notice();
     ctx.foreign_volumes();
+    ctx.list_again_later();
     for entry in s.entries.values() {
         ctx.entry(entry);
     }
@@ -53,10 +54,10 @@ pub fn decide(s: &Snapshot) -> Plan {
         adopt::unknown_pv(&mut ctx, pv);
     }
     for index in 0..ctx.devices.groups.len() {
-        raw_device::unknown_device(&mut ctx, index);
-        raw_device::duplicates(&mut ctx, index);
+        not_in_service::unknown_device(&mut ctx, index);
+        not_in_service::duplicates(&mut ctx, index);
     }
-    raw_device::unreadable_paths(&mut ctx);
+    not_in_service::unreadable_paths(&mut ctx);
     jobs::orphans(&mut ctx);
     taint::remove(&mut ctx);
     ctx.hold_back_if_ledger_fails();
@@ -409,6 +410,14 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// While a source is off, its original may make volumes again: they are looked for when it is back.
+    fn list_again_later(&mut self) {
+        let marker = self.plan.marker.as_ref().or(self.s.memory.marker());
+        if let Some(marker) = marker.filter(|marker| marker.discovery_listed && self.s.discovery.is_none()) {
+            self.plan.marker = Some(Marker { discovery_listed: false, ..marker.clone() });
+        }
+    }
+
     /// The one unfiltered LIST, and its answer on its way into the marker.
     fn list_once(&mut self) {
         let Some(marker) = self.s.memory.marker().filter(|marker| !self.s.is_listed(marker)) else { return };
@@ -447,7 +456,7 @@ impl<'a> Ctx<'a> {
         }
         match &entry.state {
             State::Preparing | State::Clean { .. } | State::Offering { .. } | State::Refused { .. } => {
-                raw_device::entry(self, entry);
+                not_in_service::entry(self, entry);
             }
             State::Offered { .. } | State::Bound { .. } => in_service::in_service(self, entry),
             State::Released { .. } | State::Dirty { .. } | State::Quarantined { .. } => reclaim::entry(self, entry),

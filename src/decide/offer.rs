@@ -3,7 +3,7 @@
 use super::devices::Devices;
 use super::plan::{Action, Word};
 use super::snapshot::{BackoffKey, OfferStage, SettingsView, Snapshot};
-use super::{Ctx, discovery, in_service, raw_device, volume};
+use super::{Ctx, discovery, in_service, not_in_service, volume};
 use crate::kube::objects::PersistentVolume;
 use crate::model::device::Protection;
 use crate::model::memory::{self, Entry, Owed, State};
@@ -31,7 +31,7 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
     if entry.discovered.is_some() {
         return discovery::clean(ctx, entry, index);
     }
-    if raw_device::look_again(ctx, entry, index) {
+    if not_in_service::look_again(ctx, entry, index) {
         return;
     }
     if let Some((word, why)) = blocked(ctx, entry, index) {

@@ -4,7 +4,7 @@
 use super::devices::Home;
 use super::in_service::Misplaced;
 use super::plan::{Action, Word};
-use super::{Ctx, adopt, cleaning, discovery, in_service, jobs, raw_device};
+use super::{Ctx, adopt, cleaning, discovery, in_service, jobs, not_in_service};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::Permission;
 use crate::model::device::{Comparison, Content, Protection};
@@ -30,7 +30,8 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         if !in_service::is_gone(ctx, entry, pv_ref) {
             return;
         }
-        let deleted_by_us = ctx.s.writes.contains_key(&pv_ref.name);
+        let write = ctx.s.writes.get(&pv_ref.name);
+        let deleted_by_us = write.is_some_and(|write| write.deletes.as_ref() == Some(&pv_ref.uid));
         if entry.discovered.is_some() && outcome.cleaning().is_some() && !deleted_by_us {
             // Whoever deleted it may have used it before, while nobody looked.
             let index = match ctx.devices.home(&entry.id) {
@@ -98,7 +99,7 @@ fn released_elsewhere(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, m
             ctx.plan.look = true;
             ctx.say(entry, Word::Released, "its device is looked for");
         }
-        Misplaced::Other(why) => raw_device::quarantine(ctx, entry, why),
+        Misplaced::Other(why) => not_in_service::quarantine(ctx, entry, why),
         Misplaced::Waits(why) => {
             let mut report = ctx.report(entry, Word::Error, why);
             report.event = entry.discovered.is_some().then_some(Reason::VolumeFailedDelete);
@@ -228,7 +229,7 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
     let blank = group.device.content == Content::Blank && looked;
     if blank && other_claim.is_none() && released.is_none() && group.device.protection.is_none() {
         // Blank needs no permission: nobody's data is there any more.
-        return ctx.write(entry, raw_device::when_blank(entry));
+        return ctx.write(entry, not_in_service::when_blank(entry));
     }
     if ctx.approved(nonce) && other_claim.is_some() {
         // Approved while another volume names the device: what that one leaves there nobody has approved.

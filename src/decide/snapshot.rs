@@ -226,6 +226,8 @@ pub enum JobStage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
     pub resource_version: String,
+    /// The UID of the PV that it deletes; `None` where it changes one.
+    pub deletes: Option<String>,
     /// Answered, and carried out.
     pub done: bool,
 }

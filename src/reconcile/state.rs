@@ -422,14 +422,19 @@ impl State {
             Action::LookForPv { entry, .. } => {
                 self.snapshot.absences.insert(entry.clone(), Absence::Asked);
             }
-            Action::DeletePv { name, resource_version, .. } | Action::RepairPv { name, resource_version, .. } => {
-                let write = Write { resource_version: resource_version.clone(), done: false };
+            Action::DeletePv { name, uid, resource_version } => {
+                let write =
+                    Write { resource_version: resource_version.clone(), deletes: Some(uid.clone()), done: false };
+                self.snapshot.writes.insert(name.clone(), write);
+            }
+            Action::RepairPv { name, resource_version, .. } => {
+                let write = Write { resource_version: resource_version.clone(), deletes: None, done: false };
                 self.snapshot.writes.insert(name.clone(), write);
             }
             Action::Job(action) => self.job_dispatched(action),
             Action::SetTaints { seen, .. } => {
                 let resource_version = seen.metadata.resource_version.clone();
-                self.snapshot.taints_write = Some(Write { resource_version, done: false });
+                self.snapshot.taints_write = Some(Write { resource_version, deletes: None, done: false });
             }
             Action::ListAllPvs => self.snapshot.listing = true,
             Action::ReadForeign { .. } => self.snapshot.foreign_due = false,

@@ -743,3 +743,61 @@ fn a_cleaned_volume_that_somebody_else_deleted_is_looked_at_before_it_is_offered
     scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
     assert_eq!(scene.report("/mnt/fast/vol1").state, Word::Quarantined);
 }
+
+/// A sample of its blocks reads zero; what lies between may be a tenant's.
+#[test]
+fn a_block_volume_that_is_gone_and_seems_blank_is_zeroed_before_it_is_offered_again() {
+    let gone_and_blank = || {
+        let mut scene = Scene::new();
+        scene.sees(&[("/mnt/raw/disk", Ok(block("a", data())))]);
+        let pv = scene.posted("u1", Phase::Available);
+        scene.gone(&pv);
+        let Action::LookForPv { entry, .. } = scene.deed() else { panic!("it is offered") };
+        scene.hears(Event::Outcome(Answer::Looked { entry, answer: Ok(None) }));
+        scene.sees(&[("/mnt/raw/disk", Ok(block("a", Content::Blank)))]);
+        scene
+    };
+    let mut scene = gone_and_blank();
+    let job = scene.cleaning(None);
+    assert_eq!((job.permission, job.cleaner), (Permission::Blank, Some(Cleaner::Zero { passes: 1 })));
+    scene.ends(job.id, cleaned());
+    let Action::CreatePv { .. } = scene.deed() else { panic!("it is not offered") };
+
+    // Somebody wrote to it before the cleaning could begin.
+    let mut scene = gone_and_blank();
+    let Action::StartCleaning { job, .. } = scene.deed() else { panic!("no cleaning") };
+    scene.ends(job.id, CleanResult::NotBlank { found: vec!["ext4".to_owned()] });
+    scene.sees(&[("/mnt/raw/disk", Ok(block("a", data())))]);
+    assert_eq!(scene.report("/mnt/raw/disk").state, Word::Quarantined);
+}
+
+/// Its own DELETE, and of this very volume, is all that the daemon may take its disappearance for.
+#[test]
+fn a_repair_is_not_taken_for_the_deletion_of_a_cleaned_volume() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let mut pv = scene.posted("u1", Phase::Available);
+    scene.release(&mut pv);
+    let job = scene.cleaning(Some(&pv));
+    scene.ends(job.id, cleaned());
+    let Action::DeletePv { .. } = scene.deed() else { panic!() };
+    let write = scene.state.snapshot.writes.get_mut(&pv.metadata.name).unwrap();
+    assert_eq!(write.deletes.take(), Some("u1".to_owned()));
+    scene.gone(&pv);
+    let Action::LookForPv { .. } = scene.deed() else { panic!("it is offered") };
+}
+
+/// Meanwhile the original may have been at work again.
+#[test]
+fn after_the_source_was_off_all_volumes_are_listed_once_more() {
+    let mut scene = Scene::new();
+    let settings = scene.state.snapshot.discovery.take();
+    let plan = decide(&scene.state.snapshot);
+    let marker = plan.marker.expect("the marker says so");
+    assert!(marker.listed && !marker.discovery_listed);
+    scene.state.marker_written(marker);
+    assert!(decide(&scene.state.snapshot).marker.is_none());
+    scene.state.snapshot.discovery = settings;
+    let plan = decide(&scene.state.snapshot);
+    assert!(plan.actions.iter().any(|action| matches!(action, Action::ListAllPvs)), "{:?}", plan.actions);
+}

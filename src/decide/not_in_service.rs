@@ -1,4 +1,5 @@
-//! Raw devices that are not in service: unknown ones, refused ones, and blank ones before their first cleaning.
+//! Devices and volumes that have no PV of ours: unknown ones, refused ones, blank ones before their first cleaning, and which
+//! source they go to. What is particular to discovery directories is in `discovery`.
 
 use super::devices::{self, Home};
 use super::plan::{Report, Word};
@@ -191,6 +192,7 @@ pub(super) fn entry<'a>(ctx: &mut Ctx<'a>, entry: &'a Entry) {
             let word = if matches!(entry.state, State::Refused { .. }) { Word::Refused } else { Word::Clean };
             ctx.say(entry, word, reason);
         }
+        State::Preparing if entry.discovered.is_some() => discovery::preparing(ctx, entry, index),
         State::Preparing => preparing(ctx, entry, index),
         State::Clean { .. } => offer::clean(ctx, entry, index),
         State::Refused { nonce, found } => refused(ctx, entry, index, nonce, found),
@@ -209,7 +211,7 @@ fn change_of_source(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
             (State::Clean { by: Cleaning::AsFound }, Cleaning::ByClass)
         }
         // It must read blank, or it is refused.
-        (None, Some(_), State::Clean { .. }) => (State::Preparing, promise),
+        (None, Some(_), State::Preparing | State::Clean { .. }) => (State::Preparing, promise),
         _ => return false,
     };
     if !cleaning::let_go_of(ctx, entry, "another source finds its device now") {
@@ -235,7 +237,7 @@ fn not_here(ctx: &mut Ctx<'_>, entry: &Entry, home: &Home) {
             // Never offered: what is there now is what an administrator put there.
             return rewrite(ctx, entry, *index, State::Clean { by: Cleaning::AsFound });
         }
-        (Home::Unsure(_), State::Clean { by: Cleaning::ByClass }) => {
+        (Home::Unsure(_), State::Clean { by: Cleaning::ByClass } | State::Preparing) if entry.discovered.is_some() => {
             let why = "it has no strong identity and the node was rebooted: it may be another one now";
             return quarantine(ctx, entry, why);
         }
@@ -267,11 +269,12 @@ fn rewrite(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, state: State) {
     ctx.plan.writes.push(Entry { state, evidence, since, progress: None, ..entry.clone() });
 }
 
-/// What a device becomes that reads blank although nobody cleaned it: no permission is needed to make it what it should be.
+/// What a device becomes that reads blank although nobody cleaned it: no permission is needed to make it what it should be,
+/// and a sample does not show that it is. A directory that is empty is what it should be.
 pub(super) fn when_blank(entry: &Entry) -> State {
-    match entry.discovered {
-        Some(_) => State::Clean { by: Cleaning::AsFound },
-        None => State::Preparing,
+    match (&entry.discovered, entry.evidence.place) {
+        (Some(_), Place::Directory { .. }) => State::Clean { by: Cleaning::AsFound },
+        _ => State::Preparing,
     }
 }
 
