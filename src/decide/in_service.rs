@@ -3,12 +3,11 @@
 
 use super::devices::Home;
 use super::plan::{Action, Report, Word};
-use super::snapshot::{Absence, BackoffKey, SettingsView, Snapshot};
+use super::snapshot::{Absence, BackoffKey};
 use super::{Ctx, adopt, discovery, not_in_service};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::device::{Comparison, Content};
 use crate::model::memory::{Entry, Outcome, Owed, PvRef, State};
-use crate::settings::WeakIdentity;
 use std::path::Path;
 
 /// `offered` and `bound`: our PV exists, or did.
@@ -49,7 +48,7 @@ pub(super) fn in_service(ctx: &mut Ctx<'_>, entry: &Entry) {
             ctx.report(entry, Word::Absent, format!("{reason}; its device is not there, the PersistentVolume is kept"))
         }
         Err(Misplaced::Other(why)) if word == Word::Available => withdraw(ctx, entry, pv, why),
-        Err(Misplaced::Unsure(_)) if word == Word::Available && !weak_is_trusted(ctx.s) => {
+        Err(Misplaced::Unsure(_)) if word == Word::Available && ctx.s.trusts_weak_identity(entry) == Some(false) => {
             let why = "the device has no strong identity and the node was rebooted: it may be another one now";
             withdraw(ctx, entry, pv, why.to_owned())
         }
@@ -77,12 +76,6 @@ fn withdraw(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, why: String
     let mut report = ctx.report(entry, Word::Error, reason);
     report.next = Some("take names that stay with a device, as in /dev/disk/by-id, or put the devices back".to_owned());
     report
-}
-
-/// Settings that have not been read yet may say so.
-fn weak_is_trusted(s: &Snapshot) -> bool {
-    matches!(s.settings, SettingsView::Waiting)
-        || s.settings().is_some_and(|settings| settings.weak_identity == WeakIdentity::Trust)
 }
 
 /// Why a PV's device cannot be worked on.

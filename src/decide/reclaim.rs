@@ -10,7 +10,6 @@ use crate::model::cleaning::Permission;
 use crate::model::device::{Comparison, Content, Protection};
 use crate::model::memory::{self, Entry, Outcome, Owed, PvRef, State};
 use crate::model::reason::Reason;
-use crate::settings::WeakIdentity;
 
 /// `released`, `dirty`, `quarantined`.
 pub(super) fn entry(ctx: &mut Ctx<'_>, entry: &Entry) {
@@ -111,13 +110,14 @@ fn released_elsewhere(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, m
 
 /// No strong identity, and another boot: by approval, unless the settings trust it.
 fn weak_after_reboot(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
-    let trust = ctx.s.settings().is_some_and(|settings| settings.weak_identity == WeakIdentity::Trust);
-    let state = if trust {
-        entry.state.clone()
-    } else {
-        let why = "the device has no strong identity and the node was rebooted: it cannot be told whether it is \
-                   the one that was released (weakIdentity: trust accepts it)";
-        State::Quarantined { nonce: ctx.nonce(), why: why.to_owned(), pv: entry.state.pv().cloned() }
+    let state = match ctx.s.trusts_weak_identity(entry) {
+        None => return ctx.say(entry, Word::Waiting, "it has no strong identity, and the settings are not read yet"),
+        Some(true) => entry.state.clone(),
+        Some(false) => {
+            let why = "the device has no strong identity and the node was rebooted: it cannot be told whether it is \
+                       the one that was released (weakIdentity: trust accepts it)";
+            State::Quarantined { nonce: ctx.nonce(), why: why.to_owned(), pv: entry.state.pv().cloned() }
+        }
     };
     let evidence = memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
     let since = ctx.s.wall.clone();

@@ -10,7 +10,7 @@ use crate::model::estimate::Estimate;
 use crate::model::memory::{Entry, EntryId, ForeignPv, Marker};
 use crate::model::names;
 use crate::settings::discovery::DiscoverySettings;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Settings, SettingsError, WeakIdentity};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -312,6 +312,17 @@ impl Snapshot {
 
     pub fn backing_off(&self, key: &BackoffKey) -> Option<&Backoff> {
         self.backoff.get(key).filter(|b| b.until > self.now)
+    }
+
+    /// Whether a volume without a strong identity is taken for the one of before after a reboot; `None` until its settings
+    /// have been read.
+    pub fn trusts_weak_identity(&self, entry: &Entry) -> Option<bool> {
+        let choice = match (&entry.discovered, &self.settings) {
+            (Some(_), _) => self.discovery_settings()?.weak_identity,
+            (None, SettingsView::Waiting) => return None,
+            (None, _) => self.settings().map_or(WeakIdentity::Approve, |settings| settings.weak_identity),
+        };
+        Some(choice == WeakIdentity::Trust)
     }
 
     pub fn discovery_settings(&self) -> Option<&DiscoverySettings> {

@@ -64,6 +64,10 @@ pub enum WeakIdentity {
     Trust,
 }
 
+impl WeakIdentity {
+    const CHOICES: [(&str, WeakIdentity); 2] = [("approve", WeakIdentity::Approve), ("trust", WeakIdentity::Trust)];
+}
+
 /// One thing wrong with one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SettingsError {
@@ -91,9 +95,7 @@ impl Settings {
         let cleaning = reader
             .choice("cleaning", &[("quick", Cleaning::Quick), ("zero", Cleaning::Zero), ("discard", Cleaning::Discard)])
             .unwrap_or_default();
-        let weak_identity = reader
-            .choice("weakIdentity", &[("approve", WeakIdentity::Approve), ("trust", WeakIdentity::Trust)])
-            .unwrap_or_default();
+        let weak_identity = reader.choice("weakIdentity", &WeakIdentity::CHOICES).unwrap_or_default();
         match (mode, device_dir, filter) {
             (Some(mode), Some(device_dir), Some(filter)) if reader.errors.is_empty() => Ok(Settings {
                 storage_class,

@@ -412,12 +412,13 @@ fn a_policy_that_becomes_retain_before_the_first_byte_stops_the_cleaning() {
 }
 
 /// ZFS and the like: nothing tells one mount of it from another, and its size is what the pool has left.
+fn unnamed(dev: u64, size: u64, content: Content) -> Device {
+    let place = Place::Directory { dev, ino: 2 };
+    Device { place, disk: place, size, identity: Identity::default(), ..directory("z", content) }
+}
+
 #[test]
 fn a_volume_without_a_uuid_that_is_mounted_anew_before_it_is_cleaned_is_not_offered_as_a_new_one() {
-    let unnamed = |dev: u64, size: u64, content: Content| {
-        let place = Place::Directory { dev, ino: 2 };
-        Device { place, disk: place, size, identity: Identity::default(), ..directory("z", content) }
-    };
     let mut scene = Scene::new();
     scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(7, GIB, data())))]);
     let mut pv = scene.posted("u1", Phase::Available);
@@ -431,6 +432,25 @@ fn a_volume_without_a_uuid_that_is_mounted_anew_before_it_is_cleaned_is_not_offe
     }
     let words: Vec<Word> = scene.does_nothing().reports.iter().map(|report| report.state).collect();
     assert!(words.contains(&Word::Quarantined), "{words:?}");
+}
+
+#[test]
+fn after_a_reboot_a_released_volume_without_a_uuid_is_cleaned_where_the_settings_trust_it_and_else_by_approval() {
+    for (trust, expected) in [("approve", Word::Quarantined), ("trust", Word::Cleaning)] {
+        let mut scene = Scene::new();
+        let class = "fast: {hostDir: /mnt/fast, mountDir: /in/fast}".to_owned();
+        let config = [("storageClassMap".to_owned(), class), ("weakIdentity".to_owned(), trust.to_owned())];
+        scene.hears(Event::ConfigDir(Ok(config.into())));
+        scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(7, GIB, data())))]);
+        let mut pv = scene.posted("u1", Phase::Available);
+        scene.release(&mut pv);
+        scene.state.snapshot.boot_id = "boot-2".to_owned();
+        scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(8, GIB + 5, data())))]);
+        let reports = scene.turn().reports;
+        let report = reports.iter().find(|report| report.path == Path::new("/mnt/fast/vol1")).unwrap();
+        let starts = scene.done.iter().any(|action| matches!(action, Action::StartCleaning { .. }));
+        assert_eq!((report.state, starts), (expected, trust == "trust"), "{}", report.reason);
+    }
 }
 
 #[test]

@@ -220,8 +220,8 @@ impl Vm {
         self.qmp("block_set_io_throttle", limits);
     }
 
-    /// Switches it on and waits until commands can be given. Once in a hundred boots qemu's NVMe root disk loses its
-    /// interrupt, and each read of it waits for the driver's 30 s: such a machine is switched off and on again.
+    /// Switches it on and waits until commands can be given. A disk that qemu forgets (`pin` of scripts/node-vm says why) is
+    /// no reason to fail: such a machine is switched off and on again.
     pub fn power_on(&self) {
         for attempt in 1.. {
             let Err(why) = self.try_power_on(if attempt < BOOTS { BOOT / BOOTS } else { BOOT }) else { return };

@@ -7,6 +7,7 @@ mod yaml;
 use crate::kube::objects::{NodeSelectorRequirement, NodeSelectorTerm};
 use crate::model::discovery::{Cleaner, DiscoveryDir};
 use crate::model::name_pattern::NamePattern;
+use crate::settings::WeakIdentity;
 use reader::{Fields, Reader};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -61,6 +62,8 @@ pub struct DiscoverySettings {
     pub remove_node_not_ready_taint: bool,
     /// The taint's key; empty: none.
     pub not_ready_taint_key: String,
+    /// Ours: whether a volume without a strong identity, such as a dataset of ZFS, is believed to be the same after a reboot.
+    pub weak_identity: WeakIdentity,
 }
 
 /// One class: its directory, and what its volumes are like.
@@ -98,8 +101,8 @@ impl Mode {
     }
 }
 
-/// The directory's files that mean something.
-pub const KEYS: [&str; 11] = [
+/// The directory's files that mean something: the original's, and the last one, which is ours.
+pub const KEYS: [&str; 12] = [
     "storageClassMap",
     "nodeLabelsForPV",
     "labelsForPV",
@@ -111,6 +114,7 @@ pub const KEYS: [&str; 11] = [
     "setPVOwnerRef",
     "removeNodeNotReadyTaint",
     "provisionerNotReadyNodeTaintKey",
+    "weakIdentity",
 ];
 
 /// What a class has in `storageClassMap`.
@@ -142,6 +146,7 @@ impl DiscoverySettings {
             remove_node_not_ready_taint: flag(&mut reader, &fields, "removeNodeNotReadyTaint"),
             not_ready_taint_key: get(&mut reader, &fields, "provisionerNotReadyNodeTaintKey", Reader::text)
                 .unwrap_or_default(),
+            weak_identity: get(&mut reader, &fields, "weakIdentity", weak_identity).unwrap_or_default(),
         };
         warn_of_nests(&mut reader, &settings.classes);
         if settings.remove_node_not_ready_taint && settings.not_ready_taint_key.is_empty() {
@@ -214,6 +219,16 @@ fn duration(reader: &mut Reader, key: &str, node: &Node) -> Option<Duration> {
         other => Err(format!("wants a duration with a unit, such as 5m, and there is {}", other.describe())),
     };
     parsed.map_err(|problem| reader.error(key, problem)).ok()
+}
+
+fn weak_identity(reader: &mut Reader, key: &str, node: &Node) -> Option<WeakIdentity> {
+    let text = reader.text(key, node)?;
+    let choice = WeakIdentity::CHOICES.iter().find(|(name, _)| *name == text);
+    if choice.is_none() {
+        reader
+            .error(key, format!("\"{text}\" is not one of {}", WeakIdentity::CHOICES.map(|(name, _)| name).join(", ")));
+    }
+    choice.map(|(_, choice)| *choice)
 }
 
 /// As the pod's spec has them: only what is known of, and nothing that is empty.

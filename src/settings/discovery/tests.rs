@@ -254,6 +254,7 @@ fn all_errors_are_reported_together() {
         ("jobTolerations", "[{tolerationSeconds: long}, 5]"),
         ("minResyncPeriod", "300"),
         ("setPVOwnerRef", "{"),
+        ("weakIdentity", "maybe"),
     ]);
     let keys: Vec<&str> = errors.iter().map(|error| error.split(": ").next().unwrap()).collect();
     assert_eq!(
@@ -270,6 +271,7 @@ fn all_errors_are_reported_together() {
             "jobTolerations[0].tolerationSeconds",
             "jobTolerations[1]",
             "minResyncPeriod",
+            "weakIdentity",
             "storageClassMap.a.namePattern",
         ]
     );

@@ -96,6 +96,9 @@ provisionerNotReadyNodeTaintKey: {{ .Values.provisionerNotReadyNodeTaintKey | qu
 {{- with .Values.minResyncPeriod }}
 minResyncPeriod: {{ . | quote }}
 {{- end }}
+{{- with .Values.weakIdentity }}
+weakIdentity: {{ . | quote }}
+{{- end }}
 {{- with .Values.tolerations }}
 jobTolerations: |
   {{- toYaml . | nindent 2 }}
