@@ -4,8 +4,8 @@
 use super::api::{Api, NODE};
 use local_pv_provisioner::decide::decide;
 use local_pv_provisioner::decide::memory::{Found, judge};
-use local_pv_provisioner::decide::outcome::{CreateFailure, Outcome as Answer};
-use local_pv_provisioner::decide::plan::{Action, Plan, Report, Word};
+use local_pv_provisioner::decide::outcome::{CreateFailure, Failure, Outcome as Answer};
+use local_pv_provisioner::decide::plan::{Action, Notice, Plan, Report, Word};
 use local_pv_provisioner::decide::snapshot::{Memory, Scan};
 use local_pv_provisioner::kube::objects::{ClaimRef, Node, ObjectMeta, PersistentVolume, Phase, StorageClass};
 use local_pv_provisioner::kube::watch::WatchUpdate;
@@ -820,4 +820,69 @@ fn after_the_source_was_off_all_volumes_are_listed_once_more() {
     scene.state.snapshot.discovery = settings;
     let plan = decide(&scene.state.snapshot);
     assert!(plan.actions.iter().any(|action| matches!(action, Action::ListAllPvs)), "{:?}", plan.actions);
+}
+
+// ---- the original's own unit cases that no test above holds
+
+#[test]
+fn the_affinity_is_an_annotation_where_the_settings_want_it_so() {
+    let mut scene = Scene::new();
+    let class = "fast: {hostDir: /mnt/fast, mountDir: /in/fast}".to_owned();
+    let config = [("storageClassMap".to_owned(), class), ("useAlphaAPI".to_owned(), "yes".to_owned())];
+    scene.hears(Event::ConfigDir(Ok(config.into())));
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let pv = scene.posted("u1", Phase::Available);
+    assert!(pv.spec.node_affinity.is_none());
+    let text = &pv.metadata.annotations["volume.alpha.kubernetes.io/node-affinity"];
+    let affinity: serde_json::Value = serde_json::from_str(text).unwrap();
+    let of_host = json!({"key": names::HOSTNAME_LABEL, "operator": "In", "values": [scene.state.snapshot.hostname()]});
+    let terms = json!({"nodeSelectorTerms": [{"matchExpressions": [of_host]}]});
+    assert_eq!(affinity, json!({"requiredDuringSchedulingIgnoredDuringExecution": terms}));
+}
+
+#[test]
+fn a_directory_is_no_volume_of_a_class_of_block_volumes() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/raw/dir", Ok(directory("a", data())))]);
+    let report = scene.report("/mnt/raw/dir");
+    assert_eq!(report.state, Word::Error);
+    assert!(report.reason.contains("Block") && report.next.unwrap().contains("volumeMode"), "{}", report.reason);
+}
+
+#[test]
+fn a_discovery_directory_that_is_missing_is_said_and_the_others_are_looked_through() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let unread = [("raw".to_owned(), "/in/raw does not exist".to_owned())];
+    scene.state.snapshot.scan.as_mut().unwrap().unread = unread.into();
+    scene.posted("u1", Phase::Available);
+    let notices = scene.does_nothing().notices;
+    let said = |notice: &Notice| notice.reason == Reason::DeviceDirUnreadable && notice.message.contains("class raw");
+    assert!(notices.iter().any(said), "{notices:?}");
+}
+
+#[test]
+fn a_refused_offer_and_a_refused_deletion_are_tried_again_after_a_while() {
+    let failure = || Failure { reason: "forbidden".to_owned(), conflict: false, retry_after: None };
+    let later = |scene: &mut Scene| scene.state.snapshot.now += Duration::from_secs(60);
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    let Action::CreatePv { entry, pv } = scene.deed() else { panic!("no POST") };
+    scene.hears(Event::Outcome(Answer::Created { entry, answer: Err(CreateFailure::Refused(failure())) }));
+    let report = scene.report("/mnt/fast/vol1");
+    assert!(report.reason.contains("forbidden"), "{}", report.reason);
+    later(&mut scene);
+    let mut again = scene.posted("u1", Phase::Available);
+    assert_eq!(again.metadata.name, pv.metadata.name);
+
+    scene.release(&mut again);
+    let job = scene.cleaning(Some(&again));
+    scene.does_nothing();
+    scene.ends(job.id, cleaned());
+    let Action::DeletePv { name, .. } = scene.deed() else { panic!("no DELETE") };
+    scene.hears(Event::Outcome(Answer::Wrote { name, answer: Err(failure()) }));
+    let report = scene.report("/mnt/fast/vol1");
+    assert!(report.reason.contains("forbidden"), "{}", report.reason);
+    later(&mut scene);
+    let Action::DeletePv { .. } = scene.deed() else { panic!("it is cleaned once more") };
 }
