@@ -59,6 +59,34 @@ fn it_reads_only_what_is_its_own() {
     assert!(bench.server.requests().iter().all(|r| r.user_agent.starts_with("local-pv-provisioner/")));
 }
 
+/// Defect 13: of the original each node reads every volume of the cluster, and keeps it.
+#[test]
+fn with_discovery_directories_it_reads_storage_classes_besides() {
+    let bench = Bench::new("own-dirs");
+    let (config, volumes) = (bench.scratch.path("config"), bench.scratch.path("volumes"));
+    std::fs::create_dir(&config).unwrap();
+    std::fs::create_dir(&volumes).unwrap();
+    let classes = format!("local-storage: {{hostDir: {0}, mountDir: {0}}}", volumes.display());
+    std::fs::write(config.join("storageClassMap"), classes).unwrap();
+    let flag = format!("--config-dir={}", config.display());
+    let agent = bench.start_with(&["--sources=discovery-dir", &flag]);
+    agent.ready();
+    bench.settled();
+    let reads = |resource: &str| {
+        let reads = bench.server.requests().into_iter().filter(|r| r.verb == "list" || r.verb == "watch");
+        reads.filter(|r| r.resource == resource).collect::<Vec<_>>()
+    };
+    let unfiltered: Vec<_> =
+        reads("persistentvolumes").into_iter().filter(|r| r.param("labelSelector").is_none()).collect();
+    assert_eq!(unfiltered.len(), 1, "{unfiltered:?}");
+    assert!(unfiltered[0].verb == "list" && unfiltered[0].param("limit").is_some(), "{unfiltered:?}");
+    assert!(reads("persistentvolumes").iter().any(|r| r.verb == "watch"));
+    assert!(!reads("storageclasses").is_empty());
+    for resource in ["configmaps", "jobs", "pods", "persistentvolumeclaims"] {
+        assert!(reads(resource).is_empty(), "{resource} are none of its business");
+    }
+}
+
 #[test]
 fn what_is_said_again_is_not_a_new_event() {
     let bench = Bench::new("events");

@@ -270,6 +270,7 @@ fn with_memory_lost_what_is_not_empty_is_quarantined_and_what_is_empty_offered()
     assert!(report.next.unwrap().contains("approve-wipe="));
 }
 
+/// Defect 14: no period lies between the steps; each follows from the event of the one before.
 #[test]
 fn a_released_directory_is_emptied_its_volume_deleted_and_offered_again() {
     let mut scene = Scene::new();
@@ -353,6 +354,7 @@ fn another_filesystem_at_the_path_of_a_released_volume_is_quarantined_and_not_cl
     assert!(matches!(report.state, Word::Quarantined | Word::Absent | Word::Error), "{report:?}");
 }
 
+/// Defect 6: the original offers it again with its data.
 #[test]
 fn a_volume_with_retain_is_left_alone_and_quarantined_when_its_object_is_deleted_by_hand() {
     let mut scene = Scene::new();
@@ -396,6 +398,7 @@ fn retain_holds_also_for_a_volume_that_lost_its_annotation() {
     let Action::LookForPv { .. } = scene.deed() else { panic!("it is cleaned") };
 }
 
+/// Defect 10: the original cleans by what its cache says, and deletes by name.
 #[test]
 fn a_policy_that_becomes_retain_before_the_first_byte_stops_the_cleaning() {
     let mut scene = Scene::new();
