@@ -6,9 +6,11 @@ use serde_json::{Value, json};
 
 const CLASS: &str = "of-nodes";
 
-/// A volume on a node, and a claim that is bound to it.
+/// A volume on a node, and a claim that is bound to it. Without the annotation the controller manager would try to delete
+/// what is released, and fail.
 fn claimed(node: &shared::Turn, name: &str, on: &str) {
-    node.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
+    node.apply(&json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name,
+            "annotations": {"pv.kubernetes.io/provisioned-by": format!("local-volume-provisioner-{on}")}},
         "spec": {"capacity": {"storage": "1Mi"}, "accessModes": ["ReadWriteOnce"], "local": {"path": "/mnt/nothing"},
             "persistentVolumeReclaimPolicy": "Delete", "storageClassName": CLASS,
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions":

@@ -43,11 +43,11 @@ fn install_the_chart(cluster: &Cluster) {
 }
 
 /// The PV that the original makes of an entry, field by field.
-fn of_the_original(class: &str, entry: &str, mode: &str, node_uid: &str) -> Value {
+fn of_the_original((class, entry, mode): (&str, &str, &str), bytes: u64, node_uid: &str) -> Value {
     let mut pv = json!({"apiVersion": "v1", "kind": "PersistentVolume",
         "metadata": {"name": discovery_names::pv_name(entry, NODE, class),
             "annotations": {"pv.kubernetes.io/provisioned-by": format!("local-volume-provisioner-{NODE}-{node_uid}")}},
-        "spec": {"capacity": {"storage": "64Mi"}, "accessModes": ["ReadWriteOnce"], "volumeMode": mode,
+        "spec": {"capacity": {"storage": format!("{}Mi", bytes / MIB)}, "accessModes": ["ReadWriteOnce"], "volumeMode": mode,
             "local": {"path": format!("/mnt/{class}/{entry}")},
             "persistentVolumeReclaimPolicy": "Delete", "storageClassName": class,
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions":
@@ -98,18 +98,20 @@ fn volumes_of_the_original_survive_the_change_of_image_and_its_jobs_clean_what_i
         vm.sh(&format!("mkdir /mnt/{class}"));
     }
     for (volume, disk) in VOLUMES.iter().zip(&disks) {
-        let (class, entry, mode) = *volume;
+        let (_, _, mode) = *volume;
         let (device, path) = (disk.by_id(), at(*volume));
         let (device, path) = (device.display(), path.display());
-        match mode {
+        let bytes = match mode {
             "Block" => {
-                vm.sh(&format!("ln -s {device} {path}; printf '{SECRET}' | dd of={device} seek=1000 conv=fsync"))
+                vm.sh(&format!("ln -s {device} {path}; printf '{SECRET}' | dd of={device} seek=1000 conv=fsync"));
+                vm.sh(&format!("blockdev --getsize64 {device}"))
             }
-            _ => vm.sh(&format!(
-                "mkdir {path}; mkfs.ext4 -q {device}; mount {device} {path}; echo '{SECRET}' > {path}/file; sync"
-            )),
+            _ => {
+                vm.sh(&format!("mkdir {path}; mkfs.ext4 -q {device}; mount {device} {path}"));
+                vm.sh(&format!("echo '{SECRET}' > {path}/file; sync; echo $(($(stat -f -c '%b * %S' {path})))"))
+            }
         };
-        cluster.apply(&of_the_original(class, entry, mode, node_uid));
+        cluster.apply(&of_the_original(*volume, bytes.trim().parse().unwrap(), node_uid));
     }
     let (used, free) = ([VOLUMES[0], VOLUMES[2]], [VOLUMES[1], VOLUMES[3]]);
     for volume in used {
