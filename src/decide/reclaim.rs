@@ -7,7 +7,7 @@ use super::plan::{Action, Word};
 use super::{Ctx, adopt, cleaning, discovery, in_service, jobs, not_in_service};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::Permission;
-use crate::model::device::{Comparison, Content, Protection};
+use crate::model::device::{Comparison, Content, Place, Protection};
 use crate::model::memory::{self, Entry, Outcome, Owed, PvRef, State};
 use crate::model::reason::Reason;
 
@@ -239,6 +239,13 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
     let mut report = ctx.report(entry, Word::Quarantined, why.to_owned());
     report.next = Some(match other_claim {
         Some(claim) => format!("PersistentVolume {claim} names the device: decide about that first"),
+        // What a person wants to keep need not be wiped: an empty directory is offered as it is.
+        None if matches!(entry.evidence.place, Place::Directory { .. }) => {
+            format!(
+                "move what is needed out of it: empty, it is offered. To have it wiped and offered: {}",
+                ctx.approval_command(nonce)
+            )
+        }
         None => format!("to have it wiped and offered: {}", ctx.approval_command(nonce)),
     });
     ctx.push(report);
