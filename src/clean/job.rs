@@ -139,7 +139,7 @@ fn clean(
     shared.sign();
     go_on()?;
     if job.permission == Permission::Blank {
-        must_be_blank(checks, &file, size, job.cleaning)?;
+        must_be_blank(checks, &file, size, job.covers())?;
         shared.sign();
         go_on()?;
     }
@@ -151,7 +151,7 @@ fn clean(
     compare(&job.evidence, &file)?;
     (checks.verify)(&job.evidence, &job.path, &file)?;
     if job.permission == Permission::Blank {
-        must_be_blank(checks, &file, size, job.cleaning)?;
+        must_be_blank(checks, &file, size, job.covers())?;
     }
     shared.sign();
     go_on()?;

@@ -204,8 +204,11 @@ impl Method<'_> {
             let way = self.chunk(pass, chunk, &mut hand)?;
             self.watch.alive();
             let took = before.elapsed();
-            limit = adapted(if begins { MIN_CHUNK } else { limit }, took);
             let way = hand.zeros.saw(way, chunk.len, took);
+            // The trial is of as much as what it is compared with: some calls take as long for any length.
+            if !matches!(hand.zeros, Zeros::Unmapped(_)) {
+                limit = adapted(if begins { MIN_CHUNK } else { limit }, took);
+            }
             used = used.max(way);
             position += chunk.len;
             if matches!(way, Used::Zero(Way::Write) | Used::Random) {

@@ -58,8 +58,7 @@ pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: 
         };
         ctx.plan.wake(until);
         let mut report = ctx.report(entry, word, format!("{reason}; tried again shortly"));
-        // Of a volume in a discovery directory the PV stays until it is clean, and its users know this Event.
-        report.event = (entry.discovered.is_some() && failed).then_some(Reason::VolumeFailedDelete);
+        report.event = (has_volume(entry) && failed).then_some(Reason::VolumeFailedDelete);
         return ctx.push(report);
     }
     let Some((cleaning, cleaner)) = how(ctx, entry, index) else {
@@ -86,6 +85,11 @@ pub(super) fn start(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, permission: 
     ctx.say(entry, Word::Cleaning, "opening the device");
 }
 
+/// A volume of a discovery directory is there to be deleted: its users know the Events of that.
+fn has_volume(entry: &Entry) -> bool {
+    entry.discovered.is_some() && entry.state.pv().is_some()
+}
+
 /// How it is cleaned: raw devices by the stronger of what is promised now and what was; volumes of a discovery directory as
 /// their class says, and where there is no such class any more, as it said at their last offer.
 pub(super) fn how(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Option<(Cleaning, Option<Cleaner>)> {
@@ -94,11 +98,13 @@ pub(super) fn how(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Option<(Cleanin
         let now = ctx.s.settings().map_or(promised, |settings| settings.cleaning);
         return Some((if now.keeps(promised) { now } else { promised }, None));
     };
-    if entry.state == State::Preparing {
-        // What its class says may leave anything on it halfway, and a power cut then: it would not read blank any more.
-        return Some((Cleaning::ByClass, Some(Cleaner::Zero { passes: 1 })));
-    }
     let class = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&discovered.class));
+    if entry.state == State::Preparing {
+        // As much as its class covers, and by zeros only: a power cut in the middle must leave it blank.
+        let quick = class.is_some_and(|class| class.block_cleaner == Cleaner::QuickReset);
+        let cleaner = if quick { Cleaner::QuickReset } else { Cleaner::Zero { passes: 1 } };
+        return Some((Cleaning::ByClass, Some(cleaner)));
+    }
     let place = ctx.devices.groups[index].device.place;
     let cleaner = class.map(|class| discovery::cleaner(class, place)).or(entry.cleaner.clone())?;
     Some((Cleaning::ByClass, Some(cleaner)))
@@ -143,7 +149,7 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
             if job.done >= recorded + PROGRESS_STEP {
                 ctx.write_progress(entry, Some(Progress { cleaning: job.cleaning, done: job.done }));
             }
-            report.event = entry.discovered.is_some().then_some(Reason::VolumeDelete);
+            report.event = has_volume(entry).then_some(Reason::VolumeDelete);
             "cleaning".to_owned()
         }
         JobStage::Ended(result) => return concluded(ctx, entry, job.cleaning, result),

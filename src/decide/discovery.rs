@@ -1,5 +1,6 @@
 //! Volumes of discovery directories: which found ones are offered and which are not, their names, and the
-//! PersistentVolume that each becomes. Once offered they go the way of every volume; nothing here leads to a written byte.
+//! PersistentVolume that each becomes. Once offered they go the way of every volume; nothing here leads to a written byte
+//! of what does not read blank.
 
 use super::plan::{Report, Word};
 use super::snapshot::{BackoffKey, Snapshot};
@@ -64,38 +65,45 @@ pub(super) fn unknown_volume(ctx: &mut Ctx<'_>, index: usize, discovered: &Disco
         Content::NotRead => {
             ctx.push(report(ctx, index, path, Obstacle::waiting("its content has not been read yet")));
         }
-        Content::Data { found } => {
+        content @ (Content::Data { .. } | Content::Blank) => {
             // What the ledger forgot, or cannot recognise, may be a tenant's.
             let doubt = if !ctx.ledger_is_whole() {
                 Some("the ledger cannot say whose it is".to_owned())
             } else {
                 not_in_service::missing_kin(ctx, index).map(|kin| format!("may be the missing volume of {kin}"))
             };
-            let state = match doubt {
-                Some(doubt) => {
+            let directory = matches!(group.device.place, Place::Directory { .. });
+            let state = match (doubt, content) {
+                (Some(doubt), Content::Data { found }) => {
                     let why = format!("it holds {}, and {doubt}", found.join(", "));
                     State::Quarantined { nonce: ctx.nonce(), why, pv: None }
                 }
-                None => State::Clean { by: Cleaning::AsFound },
+                // A sample reads blank: what lies between may be a tenant's.
+                (Some(_), _) if !directory => State::Preparing,
+                _ => State::Clean { by: Cleaning::AsFound },
             };
             ctx.new_entry(index, path, state);
-        }
-        Content::Blank => {
-            ctx.new_entry(index, path, State::Clean { by: Cleaning::AsFound });
         }
     }
 }
 
-/// A block volume that was in service and reads blank, although nobody saw it released: it is zeroed, and offered then.
+/// A block volume that may have been in service and reads blank, although nobody saw it released: it is zeroed, as far as
+/// its class covers it, and offered then.
 pub(super) fn preparing(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
     if cleaning::running(ctx, entry, index) {
         return;
     }
-    if ctx.s.looked_since_change(&entry.id)
-        && let Content::Data { found } = &ctx.devices.groups[index].device.content
-    {
-        let why = format!("it holds {}, although it read blank", found.join(", "));
-        return not_in_service::quarantine(ctx, entry, why);
+    if ctx.s.looked_since_change(&entry.id) {
+        match &ctx.devices.groups[index].device.content {
+            Content::Data { found } => {
+                let why = format!("it holds {}, although it read blank", found.join(", "));
+                return not_in_service::quarantine(ctx, entry, why);
+            }
+            Content::Unreadable { error } => {
+                return ctx.say(entry, Word::Error, format!("cannot be read: {error}"));
+            }
+            Content::Blank | Content::NotRead => {}
+        }
     }
     let Some(path) = ctx.devices.groups[index].selected.first().copied() else {
         return ctx.say(entry, Word::Clean, "the settings do not select it");

@@ -1,5 +1,5 @@
 //! Volumes in service: offered and bound ones, what is repaired on them, when an offer is withdrawn, and what follows when
-//! one is gone without a witnessed release. Nothing here leads to a written byte.
+//! one is gone without a witnessed release. Nothing here leads to a written byte of what does not read blank.
 
 use super::devices::Home;
 use super::plan::{Action, Report, Word};

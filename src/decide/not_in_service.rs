@@ -1,4 +1,4 @@
-//! Devices and volumes that have no PV of ours: unknown ones, refused ones, blank ones before their first cleaning, and which
+//! Devices and volumes that have no PV of ours: unknown ones, refused ones, blank ones before they are offered, and which
 //! source they go to. What is particular to discovery directories is in `discovery`.
 
 use super::devices::{self, Home};
@@ -114,8 +114,10 @@ pub(super) fn missing_kin(ctx: &Ctx<'_>, index: usize) -> Option<String> {
             true => !matches!(home, Home::Here(_)),
             false => *home == Home::Absent && entry.evidence.size == device.size,
         };
+        // A block volume that is to be made blank may hold a tenant's data: it is missed as well.
+        let owes = entry.discovered.is_some() && entry.state == State::Preparing;
         missing
-            && devices::matters(&entry.state)
+            && (devices::matters(&entry.state) || owes)
             && entry.evidence.identity.compare(&device.identity) == Comparison::Unknown
     };
     ctx.s.entries.values().find(may_be).map(|entry| entry.path.display().to_string())
@@ -206,8 +208,10 @@ fn change_of_source(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
     let discovered = ctx.discovered(path).cloned();
     let promise = ctx.s.settings().map_or_else(Default::default, |settings| settings.cleaning);
     let (state, promise) = match (&discovered, &entry.discovered, &entry.state) {
-        // Blank, or an administrator's.
-        (Some(_), None, State::Preparing | State::Clean { .. } | State::Refused { .. }) => {
+        // It may have been a tenant's before: what reads blank is made so.
+        (Some(_), None, State::Preparing) => (State::Preparing, Cleaning::ByClass),
+        // Clean, or an administrator's.
+        (Some(_), None, State::Clean { .. } | State::Refused { .. }) => {
             (State::Clean { by: Cleaning::AsFound }, Cleaning::ByClass)
         }
         // It must read blank, or it is refused.
@@ -237,7 +241,12 @@ fn not_here(ctx: &mut Ctx<'_>, entry: &Entry, home: &Home) {
             // Never offered: what is there now is what an administrator put there.
             return rewrite(ctx, entry, *index, State::Clean { by: Cleaning::AsFound });
         }
-        (Home::Unsure(_), State::Clean { by: Cleaning::ByClass } | State::Preparing) if entry.discovered.is_some() => {
+        (Home::Unsure(index), State::Clean { by: Cleaning::ByClass } | State::Preparing)
+            if entry.discovered.is_some() =>
+        {
+            if ctx.s.trusts_weak_identity(entry) == Some(true) {
+                return rewrite(ctx, entry, *index, entry.state.clone());
+            }
             let why = "it has no strong identity and the node was rebooted: it may be another one now";
             return quarantine(ctx, entry, why);
         }

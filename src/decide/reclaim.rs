@@ -240,7 +240,7 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
     report.next = Some(match other_claim {
         Some(claim) => format!("PersistentVolume {claim} names the device: decide about that first"),
         // What a person wants to keep need not be wiped: an empty directory is offered as it is.
-        None if matches!(entry.evidence.place, Place::Directory { .. }) => {
+        None if released.is_none() && matches!(entry.evidence.place, Place::Directory { .. }) => {
             format!(
                 "move what is needed out of it: empty, it is offered. To have it wiped and offered: {}",
                 ctx.approval_command(nonce)

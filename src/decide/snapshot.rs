@@ -317,12 +317,18 @@ impl Snapshot {
     /// Whether a volume without a strong identity is taken for the one of before after a reboot; `None` until its settings
     /// have been read.
     pub fn trusts_weak_identity(&self, entry: &Entry) -> Option<bool> {
-        let choice = match (&entry.discovered, &self.settings) {
-            (Some(_), _) => self.discovery_settings()?.weak_identity,
-            (None, SettingsView::Waiting) => return None,
-            (None, _) => self.settings().map_or(WeakIdentity::Approve, |settings| settings.weak_identity),
+        let choice = if entry.discovered.is_some() {
+            if self.discovery.as_ref().is_some_and(|view| *view == DiscoveryView::default()) {
+                return None;
+            }
+            self.discovery_settings().map(|settings| settings.weak_identity)
+        } else {
+            if self.settings == SettingsView::Waiting {
+                return None;
+            }
+            self.settings().map(|settings| settings.weak_identity)
         };
-        Some(choice == WeakIdentity::Trust)
+        Some(choice == Some(WeakIdentity::Trust))
     }
 
     pub fn discovery_settings(&self) -> Option<&DiscoverySettings> {

@@ -71,6 +71,13 @@ pub struct CleanJob {
     pub resume_at: u64,
 }
 
+impl CleanJob {
+    /// Of which bytes a sample tells whether the device is blank.
+    pub fn covers(&self) -> Cleaning {
+        self.cleaner.as_ref().map_or(self.cleaning, Cleaner::covers)
+    }
+}
+
 /// How a cleaning ended. Only `Cleaned` is success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CleanResult {

@@ -1,5 +1,6 @@
 //! The words of discovery directories: what an entry of one is, and how a class has its volumes cleaned.
 
+use super::cleaning::Cleaning;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -21,6 +22,8 @@ pub struct DiscoveryDir {
     /// The same directory as this process sees it.
     pub mount_dir: PathBuf,
     pub names: super::name_pattern::NamePattern,
+    /// What the cleaning of its block devices covers: of that they are read to tell whether they are blank.
+    pub covers: Cleaning,
 }
 
 /// How a volume is cleaned after its release.
@@ -64,6 +67,11 @@ pub enum CleanerError {
 }
 
 impl Cleaner {
+    /// Which of a device's bytes it cleans, in the terms of raw devices.
+    pub fn covers(&self) -> Cleaning {
+        if *self == Cleaner::QuickReset { Cleaning::Quick } else { Cleaning::Zero }
+    }
+
     /// What a `blockCleanerCommand` asks for. The original's scripts, by path or by name, are built in, and so are
     /// `zero`, `discard` and `secure-discard`; everything else is a program.
     pub fn of_command(argv: &[String]) -> Result<Cleaner, CleanerError> {

@@ -29,7 +29,8 @@ pub struct PvRef {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "name", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum State {
-    /// Read blank and was never offered; its first cleaning is under way. Not a permission: it must still read blank.
+    /// Reads blank, and nothing is known of a cleaning since it was in service, if it ever was: one is under way before it
+    /// is offered. Not a permission: it must still read blank.
     Preparing,
     /// Cleaned in this way, not offered.
     Clean {

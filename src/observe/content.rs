@@ -24,10 +24,10 @@ const PIECE: u64 = 128 << 10;
 /// The name of data without a known signature.
 pub const UNKNOWN: &str = "unknown";
 
-/// Opens the device to look, and reads its content as if `cleaning: quick` were to clean it: the form for a scan.
-pub fn read_content(path: &Path, size: u64) -> Content {
+/// Opens the device to look, and reads its content: the form for a scan.
+pub fn read_content(path: &Path, size: u64, cleaning: Cleaning) -> Content {
     match BlockFile::open_read(path) {
-        Ok(file) => read_content_of(&file, size, Cleaning::Quick),
+        Ok(file) => read_content_of(&file, size, cleaning),
         Err(error) => Content::Unreadable { error: chain(&error) },
     }
 }
@@ -177,7 +177,7 @@ mod tests {
             let device = Sparse::new("zeros", size);
             assert_eq!(device.content(Cleaning::Quick), Content::Blank, "{size}");
             assert_eq!(device.content(Cleaning::Zero), Content::Blank, "{size}");
-            assert_eq!(read_content(&device.0, size), Content::Blank, "{size}");
+            assert_eq!(read_content(&device.0, size, Cleaning::Quick), Content::Blank, "{size}");
         }
     }
 
@@ -217,10 +217,10 @@ mod tests {
     #[test]
     fn another_size_nothing_or_no_device_is_unreadable() {
         let device = Sparse::new("size", MIB);
-        assert!(matches!(read_content(&device.0, 2 * MIB), Content::Unreadable { .. }));
-        assert!(matches!(read_content(&Sparse::new("empty", 0).0, 0), Content::Unreadable { .. }));
-        assert!(matches!(read_content(Path::new("/nowhere"), MIB), Content::Unreadable { .. }));
-        assert!(matches!(read_content(Path::new("/dev/null"), MIB), Content::Unreadable { .. }));
-        assert!(matches!(read_content(&std::env::temp_dir(), MIB), Content::Unreadable { .. }));
+        assert!(matches!(read_content(&device.0, 2 * MIB, Cleaning::Quick), Content::Unreadable { .. }));
+        assert!(matches!(read_content(&Sparse::new("empty", 0).0, 0, Cleaning::Quick), Content::Unreadable { .. }));
+        assert!(matches!(read_content(Path::new("/nowhere"), MIB, Cleaning::Quick), Content::Unreadable { .. }));
+        assert!(matches!(read_content(Path::new("/dev/null"), MIB, Cleaning::Quick), Content::Unreadable { .. }));
+        assert!(matches!(read_content(&std::env::temp_dir(), MIB, Cleaning::Quick), Content::Unreadable { .. }));
     }
 }

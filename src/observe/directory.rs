@@ -78,7 +78,7 @@ pub fn look(host: &Host, pinned: &File, depth: Depth, around: &Surroundings) -> 
     let in_use = in_use::of_directory(mount, around);
     let content = match (depth, &in_use) {
         (Depth::Outside, _) | (_, Some(_)) => Content::NotRead,
-        (Depth::Full, None) => content(&through),
+        (Depth::Full | Depth::Whole, None) => content(&through),
     };
     let node = DeviceNumber::of(spot.disk).and_then(|number| host.sysfs.node(number).ok());
     let carried = around.directories().carries(mount);

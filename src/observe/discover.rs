@@ -206,7 +206,13 @@ mod tests {
         symlink("/nowhere", tree.root.join("vol/ssd-link")).unwrap();
         let look = |mount_dir: PathBuf, pattern: &str| {
             let names = NamePattern::parse(pattern).unwrap();
-            discover_volumes(&DiscoveryDir { class: "fast".to_owned(), host_dir: "/mnt".into(), mount_dir, names })
+            discover_volumes(&DiscoveryDir {
+                class: "fast".to_owned(),
+                host_dir: "/mnt".into(),
+                mount_dir,
+                names,
+                covers: Default::default(),
+            })
         };
         let dir = tree.root.join("vol");
         let found = look(dir.clone(), "*");

@@ -346,6 +346,7 @@ mod tests {
             host_dir: "/mnt".into(),
             mount_dir: tree.root.join(class),
             names: NamePattern::parse("disk*").unwrap(),
+            covers: Default::default(),
         };
         hotplug.watch(selection(&tree, "dev", "."), vec![directory("one"), directory("two"), directory("missing")]);
         calls.recv_timeout(SOON).unwrap();

@@ -16,6 +16,7 @@ use crate::host::loops;
 use crate::host::number::DeviceNumber;
 use crate::host::sysfs::{Node, SysfsError};
 use crate::model::chain::chain;
+use crate::model::cleaning::Cleaning;
 use crate::model::device::{Content, Device, Identity, InUse, Place, ProbeError, Protection};
 use std::collections::HashMap;
 use std::fs;
@@ -29,7 +30,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub enum Depth {
     /// Nothing is opened: the device, or its disk or one of its partitions, has a PV.
     Outside,
+    /// Opened and read, as if `cleaning: quick` were to clean it.
     Full,
+    /// The same, as if every byte were to be cleaned.
+    Whole,
+}
+
+impl Depth {
+    /// What is read of the content to tell whether it is blank.
+    fn covers(self) -> Cleaning {
+        if self == Depth::Whole { Cleaning::Zero } else { Cleaning::Quick }
+    }
 }
 
 /// Where a path leads.
@@ -206,7 +217,7 @@ impl Prober {
             // It could never be cleaned.
             content = Content::Unreadable { error: "the device is read-only".to_owned() };
         } else if depth != Depth::Outside && in_use.is_none() && may_be_offered {
-            (in_use, content) = open(pinned, size);
+            (in_use, content) = open(pinned, size, depth);
             // What was read is of the medium that sysfs spoke of only if that one is still there.
             if disk.diskseq() != diskseq || node.size()? != size {
                 return Err(failed("its medium was changed while it was looked at".to_owned()).into());
@@ -254,7 +265,7 @@ impl Prober {
         };
         // The disk's table is read beside a bound partition too: plain read-only opens hurt no mount (none of 100 failed
         // beside 180,000 of them, where an exclusive opener made 59 fail).
-        if depth == Depth::Full {
+        if depth != Depth::Outside {
             return match table::read(&self.host.dev, disk) {
                 Ok(read) => {
                     let known = listed(&read);
@@ -296,11 +307,11 @@ impl From<ProbeError> for LookError {
 }
 
 /// The exclusive try first: what is in use is not read.
-fn open(pinned: &Pinned, size: u64) -> (Option<InUse>, Content) {
+fn open(pinned: &Pinned, size: u64, depth: Depth) -> (Option<InUse>, Content) {
     let path = pinned.path();
     match in_use::is_held(&path) {
         Ok(true) => (Some(InUse::Exclusive), Content::NotRead),
-        Ok(false) => (None, read_content(&path, size)),
+        Ok(false) => (None, read_content(&path, size, depth.covers())),
         Err(error) => (None, Content::Unreadable { error: error.to_string() }),
     }
 }
@@ -316,7 +327,7 @@ fn regular_file(pinned: &Pinned, place: Place, depth: Depth, around: &Surroundin
     let in_use = in_use::of_file(filesystem, pinned.metadata.ino(), around);
     let content = match (depth, &in_use) {
         (Depth::Outside, _) | (_, Some(_)) => Content::NotRead,
-        _ => read_content(&pinned.path(), size),
+        _ => read_content(&pinned.path(), size, depth.covers()),
     };
     Ok(Device {
         place,

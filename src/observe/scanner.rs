@@ -11,6 +11,7 @@ use super::probe::{Depth, Prober, Spot};
 use super::surroundings::{LoopAnswer, Surroundings};
 use crate::host::sysfs::Node;
 use crate::model::chain::chain;
+use crate::model::cleaning::Cleaning;
 use crate::model::device::{Device, Observation, Place, ProbeError};
 use crate::model::discovery::{Discovered, DiscoveryDir};
 use crate::model::scan::{ScanReport, ScanRequest, Selection};
@@ -185,12 +186,14 @@ impl Scan {
             }
         };
 
-        let mut places: BTreeMap<Place, (PathBuf, Spot)> = BTreeMap::new();
+        let mut places: BTreeMap<Place, Find> = BTreeMap::new();
         for path in &wanted {
-            if let Some(Ok(spot)) = spots.get(path) {
-                let at = discovered.get(path).map_or(path, |discovered| &discovered.at);
-                places.entry(spot.place).or_insert_with(|| (at.clone(), *spot));
-            }
+            let Some(Ok(spot)) = spots.get(path) else { continue };
+            let volume = discovered.get(path);
+            let whole = volume.is_some_and(|volume| is_cleaned_whole(&request.directories, volume));
+            let at = volume.map_or(path, |volume| &volume.at);
+            let find = Find { path: at.clone(), spot: *spot, whole };
+            places.entry(spot.place).and_modify(|find| find.whole |= whole).or_insert(find);
         }
         let probed = self.probe(places, &untouched, &Arc::new(around))?;
         for path in wanted {
@@ -318,7 +321,7 @@ impl Scan {
     /// Each place once.
     fn probe(
         &mut self,
-        places: BTreeMap<Place, (PathBuf, Spot)>,
+        places: BTreeMap<Place, Find>,
         untouched: &[Spot],
         around: &Arc<Surroundings>,
     ) -> Option<HashMap<Place, Result<Device, ProbeError>>> {
@@ -331,8 +334,11 @@ impl Scan {
         for opened in [false, true] {
             let mut jobs: Vec<(Key, Job<_>)> = Vec::new();
             let mut asked = Vec::new();
-            for (place, (path, spot)) in &places {
-                let depth = depth(spot, &places_untouched, &disks_untouched);
+            for (place, Find { path, spot, whole }) in &places {
+                let mut depth = depth(spot, &places_untouched, &disks_untouched);
+                if depth == Depth::Full && *whole {
+                    depth = Depth::Whole;
+                }
                 if (depth != Depth::Outside) != opened {
                     continue;
                 }
@@ -352,6 +358,19 @@ impl Scan {
         }
         Some(probed)
     }
+}
+
+/// One place, under the first path that leads there.
+struct Find {
+    path: PathBuf,
+    spot: Spot,
+    whole: bool,
+}
+
+/// Where no class says how, a device counts as blank only if all of it is.
+fn is_cleaned_whole(directories: &[DiscoveryDir], volume: &Discovered) -> bool {
+    let class = directories.iter().find(|dir| dir.class == volume.class);
+    class.is_none_or(|class| class.covers != Cleaning::Quick)
 }
 
 /// How deep a device may be looked at beside those that must not be opened.
@@ -605,7 +624,8 @@ mod tests {
     fn directory(class: &str, host_dir: &str, readable: bool) -> DiscoveryDir {
         let names = if readable { NamePattern::parse("*").unwrap() } else { NamePattern::none() };
         let mount_dir = Path::new("/here").join(class);
-        DiscoveryDir { class: class.to_owned(), host_dir: host_dir.into(), mount_dir, names }
+        let covers = Cleaning::Zero;
+        DiscoveryDir { class: class.to_owned(), host_dir: host_dir.into(), mount_dir, names, covers }
     }
 
     #[test]

@@ -187,7 +187,7 @@ fn each_cleaning_covers_what_it_promises_on_loop_devices_and_files() {
             for at in outside {
                 assert_eq!(marked(path, at), cleaning == Cleaning::Quick, "{cleaning:?} {at}");
             }
-            assert_eq!(read_content(path, size), Content::Blank);
+            assert_eq!(read_content(path, size, Cleaning::Quick), Content::Blank);
         }
     }
 }
@@ -204,10 +204,10 @@ fn devices_of_odd_and_tiny_sizes_are_cleaned_to_their_last_byte() {
             disk.backing.put(0, &vec![0xc5; size.min(MIB) as usize]);
             disk.backing.put(size - 512, &[0xc5; 512]);
             // Written behind the device's back: what it cached does not matter.
-            assert_ne!(read_content(&disk.path, size), Content::Blank);
+            assert_ne!(read_content(&disk.path, size, Cleaning::Quick), Content::Blank);
             let result = bench.clean(&disk.path, Permission::Release, cleaning);
             assert!(matches!(result, CleanResult::Cleaned { .. }), "{size} {cleaning:?} {result:?}");
-            assert_eq!(read_content(&disk.path, size), Content::Blank, "{size} {cleaning:?}");
+            assert_eq!(read_content(&disk.path, size, Cleaning::Quick), Content::Blank, "{size} {cleaning:?}");
             assert!(read(&disk.backing.path, size - 512, 512).iter().all(|b| *b == 0), "{size} {cleaning:?}");
             assert_eq!(disk.backing.file.metadata().unwrap().len(), size);
         }
@@ -399,7 +399,7 @@ fn a_device_that_was_mounted_or_swapped_on_meanwhile_is_in_use() {
         run("umount", &[at.to_str().unwrap()]);
         assert_eq!(result, CleanResult::InUse { why: InUse::Exclusive });
     }
-    assert_eq!(read_content(&disk.path, 64 * MIB), Content::Data { found: vec!["ext4".to_owned()] });
+    assert_eq!(read_content(&disk.path, 64 * MIB, Cleaning::Quick), Content::Data { found: vec!["ext4".to_owned()] });
     run("mkswap", &[disk.text()]);
     run("swapon", &[disk.text()]);
     bench.start(&disk.path, seen, Permission::Release, Cleaning::Quick);
@@ -450,7 +450,7 @@ fn a_device_that_shrank_or_cannot_be_read_is_not_written() {
     disk.backing.file.set_len(32 * MIB).unwrap();
     let result = bench.clean(&disk.path, Permission::Blank, Cleaning::Quick);
     assert!(matches!(result, CleanResult::Failed { .. }), "{result:?}");
-    assert!(matches!(read_content(&disk.path, 64 * MIB), Content::Unreadable { .. }));
+    assert!(matches!(read_content(&disk.path, 64 * MIB, Cleaning::Quick), Content::Unreadable { .. }));
     assert_eq!(disk.backing.file.metadata().unwrap().len(), 32 * MIB, "and nothing was written");
 
     let read_only = Loop::with(64 * MIB, &["--read-only"]);
@@ -731,7 +731,9 @@ fn measure(what: &str, paths: &[PathBuf], workers: usize) {
         let start = Instant::now();
         std::thread::scope(|scope| {
             for part in paths.chunks(paths.len().div_ceil(workers)) {
-                scope.spawn(move || part.iter().for_each(|path| assert_eq!(read_content(path, GIB), Content::Blank)));
+                scope.spawn(move || {
+                    part.iter().for_each(|path| assert_eq!(read_content(path, GIB, Cleaning::Quick), Content::Blank))
+                });
             }
         });
         start.elapsed()

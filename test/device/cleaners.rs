@@ -5,7 +5,7 @@ use super::loops::{Loop, Sparse, attach, fresh_path, has_tool, is_root, run, try
 use crate::support::eventually;
 use local_pv_provisioner::clean::throttle::Throttle;
 use local_pv_provisioner::host::block::BlockFile;
-use local_pv_provisioner::model::cleaning::{CleanCommand, CleanEvent, CleanResult};
+use local_pv_provisioner::model::cleaning::{CleanCommand, CleanEvent, CleanResult, Cleaning};
 use local_pv_provisioner::model::device::Content;
 use local_pv_provisioner::model::discovery::Cleaner;
 use local_pv_provisioner::observe::content::read_content;
@@ -93,7 +93,7 @@ fn a_quick_reset_leaves_no_signature_at_either_end_and_what_lies_between() {
     assert_eq!(last, b"EFI PART", "the table has a copy at the end");
     let result = bench.clean_by_class(&disk.path, &Cleaner::QuickReset);
     assert!(matches!(result, CleanResult::Cleaned { bytes, .. } if bytes == 101 * MIB), "{result:?}");
-    assert_eq!(read_content(&disk.path, size), Content::Blank);
+    assert_eq!(read_content(&disk.path, size, Cleaning::Quick), Content::Blank);
     assert!(is_zero(&disk.path, 0) && is_zero(&disk.path, size - 4096));
     assert!(marked(&disk.path, 200 * MIB), "README says that it stays");
 }

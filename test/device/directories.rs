@@ -5,6 +5,7 @@ use super::loops::{Loop, fresh_path, has_tool, is_root, run, try_run};
 use crossbeam_channel::unbounded;
 use local_pv_provisioner::host::mounts::Proc;
 use local_pv_provisioner::host::number::DeviceNumber;
+use local_pv_provisioner::model::cleaning::Cleaning;
 use local_pv_provisioner::model::device::{
     Comparison, Content, Device, Evidence, Identity, IdentityKind, InUse, Place, ProbeError, Protection,
 };
@@ -68,7 +69,14 @@ impl Bench {
 
     fn directory(&self) -> DiscoveryDir {
         let names = NamePattern::parse("*").unwrap();
-        DiscoveryDir { class: "fast".to_owned(), host_dir: HOST_DIR.into(), mount_dir: self.root.join("here"), names }
+        let covers = Cleaning::Zero;
+        DiscoveryDir {
+            class: "fast".to_owned(),
+            host_dir: HOST_DIR.into(),
+            mount_dir: self.root.join("here"),
+            names,
+            covers,
+        }
     }
 
     fn look(&mut self, untouched: &[&str]) -> ScanReport {

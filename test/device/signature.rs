@@ -3,6 +3,7 @@
 
 use super::loops::{Loop, Sparse, has_tool, is_root, left_out, run, try_run};
 use local_pv_provisioner::host::block::BlockFile;
+use local_pv_provisioner::model::cleaning::Cleaning;
 use local_pv_provisioner::model::device::Content;
 use local_pv_provisioner::model::partition_table::{Kind, Table, parse};
 use local_pv_provisioner::observe::content::read_content;
@@ -12,7 +13,7 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 fn names(path: &Path, size: u64) -> Vec<String> {
-    match read_content(path, size) {
+    match read_content(path, size, Cleaning::Quick) {
         Content::Data { found } => found,
         Content::Blank => Vec::new(),
         other => panic!("{other:?}"),

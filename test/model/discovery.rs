@@ -786,6 +786,11 @@ fn a_block_volume_that_is_gone_and_seems_blank_is_zeroed_before_it_is_offered_ag
     scene.ends(job.id, cleaned());
     let Action::CreatePv { .. } = scene.deed() else { panic!("it is not offered") };
 
+    // Zeros and no more than the class covers: halfway through it must still read blank.
+    let mut scene = gone_and_blank();
+    scene.config("raw: {hostDir: /mnt/raw, mountDir: /in/raw, volumeMode: Block}");
+    assert_eq!(scene.cleaning(None).cleaner, Some(Cleaner::QuickReset));
+
     // Somebody wrote to it before the cleaning could begin.
     let mut scene = gone_and_blank();
     let Action::StartCleaning { job, .. } = scene.deed() else { panic!("no cleaning") };
@@ -888,4 +893,31 @@ fn a_refused_offer_and_a_refused_deletion_are_tried_again_after_a_while() {
     assert!(report.reason.contains("forbidden"), "{}", report.reason);
     later(&mut scene);
     let Action::DeletePv { .. } = scene.deed() else { panic!("it is cleaned once more") };
+}
+
+/// Whose a device is that the ledger does not know while it is not whole, nobody can say.
+#[test]
+fn with_memory_lost_a_block_volume_that_seems_blank_is_zeroed_before_it_is_offered() {
+    let mut scene = Scene::new().forgetful();
+    scene.sees(&[("/mnt/raw/disk", Ok(block("a", Content::Blank)))]);
+    let job = scene.cleaning(None);
+    assert_eq!(job.permission, Permission::Blank);
+    scene.ends(job.id, cleaned());
+    let Action::CreatePv { .. } = scene.deed() else { panic!("it is not offered") };
+}
+
+/// The filter of raw devices may come to select a device for a while: what it owes it owes afterwards.
+#[test]
+fn a_block_volume_that_is_to_be_zeroed_is_so_also_after_another_source_had_it() {
+    let mut scene = Scene::new().forgetful();
+    scene.sees(&[("/mnt/raw/disk", Ok(block("a", Content::Blank)))]);
+    let Action::StartCleaning { job, entry } = scene.deed() else { panic!("no cleaning") };
+    scene.ends(job.id, CleanResult::Stale { why: "let go".to_owned() });
+    // As a raw device's.
+    let known = scene.state.snapshot.entries.get_mut(&entry).unwrap();
+    (known.discovered, known.cleaner) = (None, None);
+    scene.state.snapshot.now += Duration::from_secs(60);
+    scene.sees(&[("/mnt/raw/disk", Ok(block("a", Content::Blank)))]);
+    let job = scene.cleaning(None);
+    assert_eq!(job.permission, Permission::Blank);
 }

@@ -171,6 +171,7 @@ impl DiscoverySettings {
             host_dir: class.host_dir.components().collect(),
             mount_dir: class.mount_dir.clone(),
             names: class.names.clone(),
+            covers: class.block_cleaner.covers(),
         };
         self.classes.iter().map(of).collect()
     }
