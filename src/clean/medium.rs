@@ -7,7 +7,7 @@ pub trait Medium {
     fn size(&self) -> Result<u64, BlockError>;
     fn align(&self) -> u64;
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, BlockError>;
-    fn zero(&self, first: Way, offset: u64, len: u64) -> Result<Way, BlockError>;
+    fn zero(&self, offset: u64, len: u64) -> Result<Way, BlockError>;
     fn zero_by(&self, way: Way, offset: u64, len: u64) -> Result<(), BlockError>;
     fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), BlockError>;
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError>;
@@ -28,8 +28,8 @@ impl Medium for BlockFile {
         self.read_at(offset, buf)
     }
 
-    fn zero(&self, first: Way, offset: u64, len: u64) -> Result<Way, BlockError> {
-        self.zero(first, offset, len)
+    fn zero(&self, offset: u64, len: u64) -> Result<Way, BlockError> {
+        self.zero(offset, len)
     }
 
     fn zero_by(&self, way: Way, offset: u64, len: u64) -> Result<(), BlockError> {

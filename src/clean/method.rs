@@ -126,47 +126,7 @@ impl Used {
 /// What is in the making during one [`Method::write`].
 struct Hand {
     discards: bool,
-    zeros: Zeros,
     random: Option<Noise>,
-}
-
-/// Which way to zeros comes first. A device that notes them may be much faster when it need not unmap the blocks too (a
-/// loop device on a file of ext4: four times), so the first two chunks are made in either way, and the quicker one goes on.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Zeros {
-    Untried,
-    /// A chunk was unmapped at this pace, in seconds a byte.
-    Unmapped(f64),
-    Settled(Way),
-}
-
-impl Zeros {
-    /// Unmapping gives the blocks back, which is worth something: the other way must be so many times as fast.
-    const FASTER: f64 = 2.0;
-
-    fn first(self) -> Way {
-        match self {
-            Zeros::Untried => Way::PunchHole,
-            Zeros::Unmapped(_) => Way::ZeroRange,
-            Zeros::Settled(way) => way,
-        }
-    }
-
-    /// Learns from a chunk. What it counts as: a trial that is not followed counts as what is.
-    fn saw(&mut self, used: Used, len: u64, took: Duration) -> Used {
-        let pace = took.as_secs_f64() / len as f64;
-        match (*self, used) {
-            (Zeros::Untried, Used::Zero(Way::PunchHole)) => *self = Zeros::Unmapped(pace),
-            (Zeros::Unmapped(unmapped), Used::Zero(Way::ZeroRange)) => {
-                let way = if pace * Zeros::FASTER < unmapped { Way::ZeroRange } else { Way::PunchHole };
-                *self = Zeros::Settled(way);
-                return Used::Zero(way);
-            }
-            (Zeros::Unmapped(_), Used::Zero(_)) => *self = Zeros::Settled(Way::PunchHole),
-            _ => {}
-        }
-        used
-    }
 }
 
 /// A pass of random bytes.
@@ -189,9 +149,7 @@ impl Method<'_> {
         let mut flushed_at = Instant::now();
         let mut in_cache = 0;
         let mut limit = CHUNK;
-        // Zeros without unmapping may be written by the kernel, and count: under a limit those that surely are not go first.
-        let zeros = if self.limit.limits() { Zeros::Settled(Way::PunchHole) } else { Zeros::Untried };
-        let mut hand = Hand { discards: true, zeros, random: None };
+        let mut hand = Hand { discards: true, random: None };
         while let Some((pass, chunk)) = self.course.chunk_at(position, limit.min(self.limit.at_once())) {
             if self.watch.stopped() {
                 return Err(Ended::Cancelled { done: flushed });
@@ -203,12 +161,7 @@ impl Method<'_> {
             let before = Instant::now();
             let way = self.chunk(pass, chunk, &mut hand)?;
             self.watch.alive();
-            let took = before.elapsed();
-            let way = hand.zeros.saw(way, chunk.len, took);
-            // The trial is of as much as what it is compared with: some calls take as long for any length.
-            if !matches!(hand.zeros, Zeros::Unmapped(_)) {
-                limit = adapted(if begins { MIN_CHUNK } else { limit }, took);
-            }
+            limit = adapted(if begins { MIN_CHUNK } else { limit }, before.elapsed());
             used = used.max(way);
             position += chunk.len;
             if matches!(way, Used::Zero(Way::Write) | Used::Random) {
@@ -301,7 +254,7 @@ impl Method<'_> {
             }
             Pass::DiscardOrZero | Pass::Zero => {}
         }
-        Ok(Used::Zero(self.medium.zero(hand.zeros.first(), chunk.offset, chunk.len)?))
+        Ok(Used::Zero(self.medium.zero(chunk.offset, chunk.len)?))
     }
 
     fn noise(&self, chunk: Chunk, hand: &mut Hand) -> Result<Used, Ended> {
@@ -468,9 +421,6 @@ mod tests {
         calls: Cell<u64>,
         flushed: RefCell<Vec<Block>>,
         slow: Duration,
-        /// To zeros.
-        quick_way: Way,
-        zeroed: RefCell<Vec<Way>>,
     }
 
     impl Default for Fake {
@@ -488,8 +438,6 @@ mod tests {
                 shrinks_after: u64::MAX,
                 calls: Cell::new(0),
                 slow: Duration::ZERO,
-                quick_way: Way::PunchHole,
-                zeroed: RefCell::default(),
             }
         }
     }
@@ -558,14 +506,10 @@ mod tests {
             Ok(())
         }
 
-        fn zero(&self, first: Way, offset: u64, len: u64) -> Result<Way, BlockError> {
-            self.call().map_err(|source| BlockError::Zero { way: first.as_str(), offset, len, source })?;
+        fn zero(&self, offset: u64, len: u64) -> Result<Way, BlockError> {
+            self.call().map_err(|source| BlockError::Zero { way: "punch-hole", offset, len, source })?;
             self.clear(offset, len, |_| !self.lies);
-            self.zeroed.borrow_mut().push(first);
-            if first != self.quick_way {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Ok(first)
+            Ok(Way::PunchHole)
         }
 
         fn zero_by(&self, way: Way, offset: u64, len: u64) -> Result<(), BlockError> {
@@ -653,26 +597,6 @@ mod tests {
             assert!(fake.clean());
             assert!(fake.flushed.borrow().iter().all(|block| *block == ZERO), "not flushed at the end");
         }
-    }
-
-    #[test]
-    fn of_two_ways_to_note_zeros_the_one_that_is_much_quicker_goes_on() {
-        for quick_way in [Way::PunchHole, Way::ZeroRange] {
-            let fake = Fake { quick_way, ..Fake::default() };
-            let twice = course(Cleaning::Zero, &[Pass::Zero; 2]);
-            let used = carry_out(&fake, &twice, 0, &Until::signs(u64::MAX));
-            assert_eq!(used.unwrap(), Used::Zero(quick_way));
-            let zeroed = fake.zeroed.borrow();
-            assert_eq!(zeroed[..2], [Way::PunchHole, Way::ZeroRange]);
-            assert!(zeroed.len() > 2 && zeroed[2..].iter().all(|way| *way == quick_way), "{zeroed:?}");
-        }
-        let mut zeros = Zeros::Unmapped(1.0);
-        let trial = zeros.saw(Used::Zero(Way::ZeroRange), 4, Duration::from_secs(3));
-        assert_eq!((zeros, trial), (Zeros::Settled(Way::PunchHole), Used::Zero(Way::PunchHole)));
-        // A device that notes nothing is asked again at each chunk, and never timed.
-        let mut zeros = Zeros::Untried;
-        zeros.saw(Used::Zero(Way::ZeroRange), 4, Duration::from_secs(1));
-        assert_eq!(zeros.first(), Way::PunchHole);
     }
 
     #[test]

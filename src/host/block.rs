@@ -64,7 +64,10 @@ pub enum BlockError {
     Flush { source: io::Error },
 }
 
-/// A way to make a range zero, those that write nothing first. Each guarantees that the range reads zero afterwards.
+/// A way to make a range zero, in the order in which they are tried. Each guarantees that the range reads zero afterwards.
+/// Unmapping comes first although the next way is up to four times as fast where blocks have to be given back (a loop
+/// device on a full file of ext4): that one keeps the blocks, and takes those that a thin device does not have yet. It
+/// filled the disk below a sparse file of 600 GiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
     /// `fallocate(PUNCH_HOLE | KEEP_SIZE)`: the device's own "write zeroes", unmapping where it can; the kernel does
@@ -222,10 +225,9 @@ impl BlockFile {
         Ok(buf[from..to].to_vec())
     }
 
-    /// Makes the range zero by the first way from `first` on that works, found out anew at each call: support can vanish
-    /// between two.
-    pub fn zero(&self, first: Way, offset: u64, len: u64) -> Result<Way, BlockError> {
-        for way in [Way::PunchHole, Way::ZeroRange, Way::ZeroOut].into_iter().filter(|way| *way >= first) {
+    /// Makes the range zero by the first way that works, chosen anew at each call: support can vanish between two.
+    pub fn zero(&self, offset: u64, len: u64) -> Result<Way, BlockError> {
+        for way in [Way::PunchHole, Way::ZeroRange, Way::ZeroOut] {
             match self.zero_by(way, offset, len) {
                 Ok(()) => return Ok(way),
                 Err(BlockError::Zero { source, .. }) if is_missing(&source) => {}
@@ -471,7 +473,7 @@ mod tests {
         fs::rename(&path, dir.0.join("away")).unwrap();
         fs::write(&path, [9; 100]).unwrap();
         assert_eq!((file.place(), file.size().unwrap()), (place, 8192));
-        file.zero(Way::PunchHole, 0, 8192).unwrap();
+        file.zero(0, 8192).unwrap();
         assert_eq!(fs::read(&path).unwrap(), [9; 100]);
         assert!(is_zero(&fs::read(dir.0.join("away")).unwrap()));
     }
