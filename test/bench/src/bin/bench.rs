@@ -536,13 +536,14 @@ impl Bench {
 
     fn run(&mut self, controllers: Option<u32>) -> Result<()> {
         self.size()?;
+        // Before there are hundreds of loop devices: each of them is asked, four times a cleaning, what it stands on.
+        self.wipes()?;
         self.prepare()?;
         let agent = self.first_start()?;
         self.releases()?;
         self.appearances()?;
         agent.stop()?;
         self.idle()?;
-        self.wipes()?;
         self.removal()?;
         let raw = self.place.clone();
         self.start_over(&raw)?;
