@@ -101,7 +101,7 @@ pub(super) fn how(ctx: &Ctx<'_>, entry: &Entry, index: usize) -> Option<(Cleanin
     let class = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&discovered.class));
     if entry.state == State::Preparing {
         // As much as its class covers, and by zeros only: a power cut in the middle must leave it blank.
-        let quick = class.is_some_and(|class| class.block_cleaner == Cleaner::QuickReset);
+        let quick = class.is_some_and(|class| class.block_cleaner.covers() == Cleaning::Quick);
         let cleaner = if quick { Cleaner::QuickReset } else { Cleaner::Zero { passes: 1 } };
         return Some((Cleaning::ByClass, Some(cleaner)));
     }

@@ -678,6 +678,27 @@ mod tests {
     }
 
     #[test]
+    fn a_volume_is_read_as_far_as_its_class_cleans_it_and_whole_where_no_class_says() {
+        let (mut world, _gate) = world();
+        world.entries = [("quick", vec!["a"]), ("zero", vec!["b"])].into();
+        let spot = |minor| Spot { place: block(minor), disk: block(minor), diskseq: Some(9), mount: None };
+        let spots = [("/here/quick/a", spot(132)), ("/here/zero/b", spot(148)), ("/here/old/c", spot(164))];
+        world.spots.lock().unwrap().extend(spots);
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, SOON);
+        let mut asked = request(&[]);
+        let quick = DiscoveryDir { covers: Cleaning::Quick, ..directory("quick", "/mnt/quick", true) };
+        asked.directories = vec![quick, directory("zero", "/mnt/zero", true)];
+        let old = Discovered { class: "old".to_owned(), at: "/here/old/c".into() };
+        asked.discovered = [("/mnt/old/c".into(), old)].into();
+        asked.extra = ["/mnt/old/c".into()].into();
+        scan.run(&asked).unwrap();
+        let probes = depths(&world);
+        let read = ["/here/quick/a", "/here/zero/b", "/here/old/c"].map(|path| probes[path]);
+        assert_eq!(read, [Depth::Full, Depth::Whole, Depth::Whole]);
+    }
+
+    #[test]
     fn the_disk_of_a_volume_that_is_unmounted_for_a_moment_is_not_opened() {
         let (mut world, _gate) = world();
         world.entries = [("fast", vec!["b"])].into();

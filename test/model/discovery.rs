@@ -748,9 +748,7 @@ fn a_directory_within_a_volume_is_no_volume_also_when_the_config_has_forgotten_t
     assert_eq!(scene.report("/mnt/fast/vol2").state, Word::Error);
 }
 
-/// The daemon was away between the cleaning and the deletion: somebody may have used it again.
-#[test]
-fn a_cleaned_volume_that_somebody_else_deleted_is_looked_at_before_it_is_offered() {
+fn cleaned_and_being_deleted() -> (Scene, PersistentVolume) {
     let mut scene = Scene::new();
     scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
     let mut pv = scene.posted("u1", Phase::Available);
@@ -758,6 +756,13 @@ fn a_cleaned_volume_that_somebody_else_deleted_is_looked_at_before_it_is_offered
     let job = scene.cleaning(Some(&pv));
     scene.ends(job.id, cleaned());
     let Action::DeletePv { .. } = scene.deed() else { panic!() };
+    (scene, pv)
+}
+
+/// The daemon was away between the cleaning and the deletion: somebody may have used it again.
+#[test]
+fn a_cleaned_volume_that_somebody_else_deleted_is_looked_at_before_it_is_offered() {
+    let (mut scene, pv) = cleaned_and_being_deleted();
     // As after a restart: it is not known that we sent it.
     scene.state.snapshot.writes.clear();
     scene.gone(&pv);
@@ -802,13 +807,7 @@ fn a_block_volume_that_is_gone_and_seems_blank_is_zeroed_before_it_is_offered_ag
 /// Its own DELETE, and of this very volume, is all that the daemon may take its disappearance for.
 #[test]
 fn a_repair_is_not_taken_for_the_deletion_of_a_cleaned_volume() {
-    let mut scene = Scene::new();
-    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
-    let mut pv = scene.posted("u1", Phase::Available);
-    scene.release(&mut pv);
-    let job = scene.cleaning(Some(&pv));
-    scene.ends(job.id, cleaned());
-    let Action::DeletePv { .. } = scene.deed() else { panic!() };
+    let (mut scene, pv) = cleaned_and_being_deleted();
     let write = scene.state.snapshot.writes.get_mut(&pv.metadata.name).unwrap();
     assert_eq!(write.deletes.take(), Some("u1".to_owned()));
     scene.gone(&pv);
