@@ -23,6 +23,9 @@ use std::path::Path;
 /// Kubernetes 1.7 looked for the affinity here (`useAlphaAPI`).
 const ALPHA_AFFINITY: &str = "volume.alpha.kubernetes.io/node-affinity";
 
+/// What a person can do about a volume that cannot be read.
+const WHEN_UNREADABLE: &str = "check the disk (kernel log, SMART), or take it out of the directory";
+
 /// Whether a PV was made for a discovery directory: by the original, or by us in its place.
 pub fn is_discovered(pv: &PersistentVolume) -> bool {
     pv.metadata.annotations.contains_key(names::PROVISIONED_BY_ANNOTATION)
@@ -59,7 +62,7 @@ pub(super) fn unknown_volume(ctx: &mut Ctx<'_>, index: usize, discovered: &Disco
     match &group.device.content {
         Content::Unreadable { error } => {
             let mut obstacle = Obstacle::error(format!("cannot be read: {error}"));
-            obstacle.next = Some("check the disk (kernel log, SMART), or take it out of the directory".to_owned());
+            obstacle.next = Some(WHEN_UNREADABLE.to_owned());
             ctx.push(report(ctx, index, path, obstacle));
         }
         Content::NotRead => {
@@ -100,7 +103,9 @@ pub(super) fn preparing(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
                 return not_in_service::quarantine(ctx, entry, why);
             }
             Content::Unreadable { error } => {
-                return ctx.say(entry, Word::Error, format!("cannot be read: {error}"));
+                let mut report = ctx.report(entry, Word::Error, format!("cannot be read: {error}"));
+                report.next = Some(WHEN_UNREADABLE.to_owned());
+                return ctx.push(report);
             }
             Content::Blank | Content::NotRead => {}
         }
