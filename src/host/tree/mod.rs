@@ -280,11 +280,14 @@ fn here(dir: BorrowedFd, name: &CStr) -> Result<Here, Errno> {
     Ok(Here { dev, ino: stat.stx_ino, mount })
 }
 
+/// Of a name at which the kernel refused something as it does at a mount point. Before Linux 5.8 that has to do.
 fn is_mount_root(dir: BorrowedFd, name: &CStr) -> bool {
     statx(dir, name).is_ok_and(|(_, mount_root)| mount_root)
 }
 
-/// Of what a name leads to, a mount on top of it included, and whether that is the root of a mount.
+const MOUNT_ROOT: u64 = libc::STATX_ATTR_MOUNT_ROOT as u64;
+
+/// Of what a name leads to, a mount on top of it included, and whether that is, or may be, the root of a mount.
 fn statx(dir: BorrowedFd, name: &CStr) -> Result<(libc::statx, bool), Errno> {
     let flags = libc::AT_EMPTY_PATH | libc::AT_SYMLINK_NOFOLLOW | libc::AT_NO_AUTOMOUNT;
     let mut stat = std::mem::MaybeUninit::<libc::statx>::zeroed();
@@ -294,5 +297,6 @@ fn statx(dir: BorrowedFd, name: &CStr) -> Result<(libc::statx, bool), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_statx, fd, name, flags, wanted, stat.as_mut_ptr()) })?;
     // SAFETY: zeros are a valid value of it, and the kernel has written over them.
     let stat = unsafe { stat.assume_init() };
-    Ok((stat, stat.stx_attributes & libc::STATX_ATTR_MOUNT_ROOT as u64 != 0))
+    let unsaid = stat.stx_attributes_mask & MOUNT_ROOT == 0;
+    Ok((stat, unsaid || stat.stx_attributes & MOUNT_ROOT != 0))
 }

@@ -254,6 +254,31 @@ fn a_directory_moved_away_to_keep_it_is_left_alone_and_nothing_beside_it_is_touc
 }
 
 #[test]
+fn a_directory_moved_away_in_the_middle_of_a_step_down_is_not_taken_for_a_mount_point() {
+    let bench = Bench::new();
+    let (inside, away) = (bench.path("volume/d"), bench.path("away"));
+    let until = std::time::Instant::now() + Duration::from_secs(1);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while std::time::Instant::now() < until {
+                let _ = fs::create_dir_all(inside.join("x"));
+                for _ in 0..100 {
+                    let _ = fs::rename(&inside, &away);
+                    let _ = fs::rename(&away, &inside);
+                }
+            }
+        });
+        while std::time::Instant::now() < until {
+            match bench.empty_while(DEPTH, |_| ()) {
+                Ok(_) | Err(TreeError::Refilled { .. }) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    });
+    assert!(bench.outside_is_whole());
+}
+
+#[test]
 fn a_moved_directory_does_not_lead_deep_trees_into_the_volume() {
     let bench = Bench::new();
     chain_of(&bench.path("volume"), 10, "d");

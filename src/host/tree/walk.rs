@@ -152,9 +152,12 @@ impl<'a> Walk<'a> {
                 self.frames.push(Frame::new(dir, here, name, stays));
                 Ok(())
             }
-            Err(Errno::EXDEV) => Err(TreeError::MountPoint { path: self.path(Some(name)) }),
-            // No directory any more. What is there now, the next pass will see.
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EAGAIN) => Ok(()),
+            Err(Errno::EXDEV) if is_mount_root(frame.dir.as_fd(), name) => {
+                Err(TreeError::MountPoint { path: self.path(Some(name)) })
+            }
+            // No directory any more, or one that was moved away in the middle of the call, which is EXDEV too. What is
+            // there now, the next pass will see.
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EAGAIN | Errno::EXDEV) => Ok(()),
             Err(errno) => Err(TreeError::Read { path: self.path(Some(name)), source: errno.into() }),
         }
     }
