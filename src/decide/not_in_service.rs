@@ -10,6 +10,9 @@ use crate::model::memory::{self, Entry, Owed, PvRef, State};
 use crate::settings::ExistingData;
 use std::path::Path;
 
+/// What a person can do about a device that cannot be read.
+const WHEN_UNREADABLE: &str = "check the disk (kernel log, SMART), or exclude it with deviceNameFilter";
+
 /// A device without an entry: chosen by the settings or left alone, blank or refused.
 pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
     let group = &ctx.devices.groups[index];
@@ -73,7 +76,7 @@ pub(super) fn unknown_device(ctx: &mut Ctx<'_>, index: usize) {
         }
         Content::Unreadable { error } => {
             let mut report = bare_report(ctx, path, index, Word::Error, format!("cannot be read: {error}"));
-            report.next = Some("check the disk (kernel log, SMART), or exclude it with deviceNameFilter".to_owned());
+            report.next = Some(WHEN_UNREADABLE.to_owned());
             ctx.push(report);
         }
         Content::Blank => ctx.new_entry(index, path, State::Preparing),
@@ -319,7 +322,9 @@ pub(super) fn look_again(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool
             true
         }
         Content::Unreadable { error } => {
-            ctx.say(entry, Word::Error, format!("cannot be read: {error}"));
+            let mut report = ctx.report(entry, Word::Error, format!("cannot be read: {error}"));
+            report.next = Some(WHEN_UNREADABLE.to_owned());
+            ctx.push(report);
             true
         }
         Content::Blank | Content::NotRead => false,

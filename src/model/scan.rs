@@ -1,5 +1,6 @@
 //! The words between the loop and the observers: what to look at, and what was seen.
 
+use super::cleaning::Cleaning;
 use super::device::Observation;
 use super::discovery::{Discovered, DiscoveryDir};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,19 +22,25 @@ pub struct ScanRequest {
     /// Paths with a PV, or being cleaned. These devices and what overlaps them are not opened, whatever other path
     /// leads there; of a disk with such a partition only the partition table is read.
     pub untouched: BTreeSet<PathBuf>,
+    /// Raw devices of which every byte is to be cleaned, whatever the settings say by now.
+    pub whole: BTreeSet<PathBuf>,
 }
 
-/// What the settings select.
+/// The raw devices that the settings select.
 #[derive(Debug, Clone)]
 pub struct Selection {
     pub device_dir: PathBuf,
     /// Unanchored, matched on the base name.
     pub filter: regex_lite::Regex,
+    /// Of which bytes a sample tells whether a device is blank.
+    pub covers: Cleaning,
 }
 
 impl PartialEq for Selection {
     fn eq(&self, other: &Self) -> bool {
-        self.device_dir == other.device_dir && self.filter.as_str() == other.filter.as_str()
+        self.device_dir == other.device_dir
+            && self.filter.as_str() == other.filter.as_str()
+            && self.covers == other.covers
     }
 }
 

@@ -137,13 +137,14 @@ fn checked(selection: &Selection) -> Result<Discovery, DiscoverError> {
 mod tests {
     use super::*;
     use crate::host::made_up::Tree;
+    use crate::model::cleaning::Cleaning;
     use crate::model::name_pattern::NamePattern;
     use std::os::unix::fs::symlink;
     use std::path::Path;
 
     fn select(dir: impl AsRef<Path>, filter: &str) -> Discovery {
         let filter = regex_lite::Regex::new(filter).unwrap();
-        discover(&Selection { device_dir: dir.as_ref().to_owned(), filter })
+        discover(&Selection { device_dir: dir.as_ref().to_owned(), filter, covers: Cleaning::Quick })
     }
 
     #[test]

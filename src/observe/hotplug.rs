@@ -258,6 +258,7 @@ fn told(started: Result<(TreeWatch, Option<InotifyError>), InotifyError>) -> Opt
 mod tests {
     use super::*;
     use crate::host::made_up::Tree;
+    use crate::model::cleaning::Cleaning;
     use crate::model::name_pattern::NamePattern;
     use crossbeam_channel::Receiver;
     use std::fs;
@@ -265,7 +266,11 @@ mod tests {
     const SOON: Duration = Duration::from_secs(5);
 
     fn selection(tree: &Tree, dir: &str, filter: &str) -> Option<Selection> {
-        Some(Selection { device_dir: tree.root.join(dir), filter: regex_lite::Regex::new(filter).unwrap() })
+        Some(Selection {
+            device_dir: tree.root.join(dir),
+            filter: regex_lite::Regex::new(filter).unwrap(),
+            covers: Cleaning::Quick,
+        })
     }
 
     fn spawn() -> (Hotplug, Receiver<()>) {

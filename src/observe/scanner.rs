@@ -190,7 +190,7 @@ impl Scan {
         for path in &wanted {
             let Some(Ok(spot)) = spots.get(path) else { continue };
             let volume = discovered.get(path);
-            let whole = volume.is_some_and(|volume| is_cleaned_whole(&request.directories, volume));
+            let whole = is_cleaned_whole(request, path, volume);
             let at = volume.map_or(path, |volume| &volume.at);
             let find = Find { path: at.clone(), spot: *spot, whole };
             places.entry(spot.place).and_modify(|find| find.whole |= whole).or_insert(find);
@@ -367,10 +367,16 @@ struct Find {
     whole: bool,
 }
 
-/// Where no class says how, a device counts as blank only if all of it is.
-fn is_cleaned_whole(directories: &[DiscoveryDir], volume: &Discovered) -> bool {
-    let class = directories.iter().find(|dir| dir.class == volume.class);
-    class.is_none_or(|class| class.covers != Cleaning::Quick)
+/// Whether every byte is to be cleaned: then it counts as blank only if all of it is, and so it does where the class that
+/// would say how is gone.
+fn is_cleaned_whole(request: &ScanRequest, path: &Path, volume: Option<&Discovered>) -> bool {
+    match volume {
+        Some(volume) => {
+            let class = request.directories.iter().find(|dir| dir.class == volume.class);
+            class.is_none_or(|class| class.covers != Cleaning::Quick)
+        }
+        None => request.whole.contains(path) || request.selection.as_ref().is_some_and(|s| s.covers != Cleaning::Quick),
+    }
 }
 
 /// How deep a device may be looked at beside those that must not be opened.
@@ -538,9 +544,10 @@ mod tests {
             directories: Vec::new(),
             discovered: BTreeMap::new(),
             generation: 7,
-            selection: Some(Selection { device_dir: "/dev".into(), filter }),
+            selection: Some(Selection { device_dir: "/dev".into(), filter, covers: Cleaning::Quick }),
             extra: BTreeSet::new(),
             untouched: untouched.iter().map(PathBuf::from).collect(),
+            whole: BTreeSet::new(),
         }
     }
 
@@ -696,6 +703,21 @@ mod tests {
         let probes = depths(&world);
         let read = ["/here/quick/a", "/here/zero/b", "/here/old/c"].map(|path| probes[path]);
         assert_eq!(read, [Depth::Full, Depth::Whole, Depth::Whole]);
+    }
+
+    #[test]
+    fn a_raw_device_is_read_as_far_as_the_settings_or_its_last_offer_say() {
+        let (world, _gate) = world();
+        let world = Arc::new(world);
+        let (mut scan, _stop) = scan(&world, SOON);
+        let mut asked = request(&[]);
+        asked.whole = ["/link/a".into()].into();
+        scan.run(&asked).unwrap();
+        let probes = depths(&world);
+        assert_eq!((probes["/dev/a"], probes["/dev/b"]), (Depth::Whole, Depth::Full));
+        asked.selection.as_mut().unwrap().covers = Cleaning::Zero;
+        scan.run(&asked).unwrap();
+        assert!(depths(&world).values().all(|depth| *depth == Depth::Whole));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::decide::snapshot::{
 };
 use crate::kube::objects::{ConfigMap, PersistentVolume, StorageClass};
 use crate::kube::watch::WatchUpdate;
-use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
+use crate::model::cleaning::{CleanEvent, CleanResult, Cleaning, JobId};
 use crate::model::discovery::{Discovered, DiscoveryDir};
 use crate::model::estimate::Estimate;
 use crate::model::memory::{Entry, EntryId, Marker, State as EntryState};
@@ -470,10 +470,13 @@ impl State {
         extra.extend(self.snapshot.entries.values().map(|entry| entry.path.clone()));
         let discovered = extra.iter().filter_map(|path| Some((path.clone(), self.place_of(path, &directories)?)));
         let discovered = discovered.collect();
+        let entries = self.snapshot.entries.values();
+        let whole = entries.filter(|e| e.discovered.is_none() && e.promise != Cleaning::Quick).map(|e| e.path.clone());
+        let whole = whole.collect();
         let generation = self.snapshot.turn;
         let (in_flight, wanted) = (Some(generation), false);
         self.looks = Looks { wanted, in_flight, selection: selection.clone(), directories: directories.clone() };
-        Some(ScanRequest { generation, selection, directories, discovered, extra, untouched })
+        Some(ScanRequest { generation, selection, directories, discovered, extra, untouched, whole })
     }
 
     /// Where this process finds a path that a PV or the ledger names: as the settings say now, else as the ledger says.

@@ -100,7 +100,11 @@ impl Settings {
             (Some(mode), Some(device_dir), Some(filter)) if reader.errors.is_empty() => Ok(Settings {
                 storage_class,
                 mode,
-                selection: Selection { device_dir: PathBuf::from(&device_dir), filter: filter.clone() },
+                selection: Selection {
+                    device_dir: PathBuf::from(&device_dir),
+                    filter: filter.clone(),
+                    covers: cleaning,
+                },
                 device_dir,
                 filter: filter.as_str().to_owned(),
                 existing_data,

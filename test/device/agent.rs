@@ -99,6 +99,14 @@ impl Bench {
         eventually("the PV is gone", || self.pv(link).is_none().then_some(()));
     }
 
+    /// Runs the command that is the next step for the only device.
+    fn approve(&self, agent: &Agent) {
+        let status = agent.status();
+        let next = status["devices"][0]["next"].as_str().unwrap();
+        let command = next.split_once("kubectl ").unwrap().1;
+        self.kubectl.run(&command.split(' ').collect::<Vec<_>>(), "");
+    }
+
     fn events(&self, reason: &str) -> bool {
         self.kubectl.list("events").iter().any(|event| {
             event["reason"] == reason
@@ -388,10 +396,7 @@ fn a_bound_volume_that_vanishes_keeps_its_data_until_a_person_approves() {
     eventually("an Event says so", || bench.events("DeviceQuarantined").then_some(()));
     bench.unclaim(&claim);
 
-    let status = agent.status();
-    let next = status["devices"][0]["next"].as_str().unwrap();
-    let command = next.split_once("kubectl ").unwrap().1;
-    bench.kubectl.run(&command.split(' ').collect::<Vec<_>>(), "");
+    bench.approve(&agent);
     bench.wait_phase("disk0", "Available");
     assert!(reads(&device.backing, 0, 4096).iter().all(|byte| *byte == 0));
 }
@@ -415,6 +420,46 @@ fn a_filesystem_that_we_did_not_make_is_refused_and_wiped_only_if_the_settings_s
     bench.settings(&[("existingData", "wipe")]);
     bench.wait_phase("disk0", "Available");
     assert_eq!(reads(&device.backing, 1024 + 56, 2), [0, 0]);
+}
+
+/// Between what `quick` covers, and long enough that a sample of all bytes falls into it.
+const MIDDLE: u64 = 300 * MIB;
+static MIDDLE_DATA: [u8; 20 << 20] = [0xAA; 20 << 20];
+
+#[test]
+fn data_that_quick_would_leave_is_refused_where_every_byte_is_to_be_zeroed_until_a_person_approves() {
+    let Some(bench) = Bench::new("middle") else { return };
+    let device = Loop::new(640 * MIB);
+    put(&device.path, MIDDLE, &MIDDLE_DATA);
+    let link = bench.link("disk0", &device.path);
+    bench.settings(&[("cleaning", "zero")]);
+    let agent = bench.agent();
+    let reason = agent.wait_for(&link, "refused");
+    assert!(reason.contains("unknown"), "{reason}");
+    a_few_polls();
+    assert_eq!(reads(&device.backing, MIDDLE, MIDDLE_DATA.len()), MIDDLE_DATA);
+    bench.approve(&agent);
+    bench.wait_phase("disk0", "Available");
+    assert!(reads(&device.backing, MIDDLE, MIDDLE_DATA.len()).iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_volume_that_vanishes_is_read_as_far_as_it_was_to_be_cleaned_whatever_the_settings_say_by_now() {
+    let Some(bench) = Bench::new("promised") else { return };
+    let device = Loop::new(640 * MIB);
+    let link = bench.link("disk0", &device.path);
+    bench.settings(&[("cleaning", "zero")]);
+    let agent = bench.agent();
+    bench.wait_phase("disk0", "Available");
+    let claim = bench.claim("disk0");
+    put(&device.path, MIDDLE, &MIDDLE_DATA);
+    bench.settings(&[("cleaning", "quick")]);
+    bench.force_delete("disk0");
+    agent.wait_for(&link, "quarantined");
+    a_few_polls();
+    assert_eq!(reads(&device.backing, MIDDLE, MIDDLE_DATA.len()), MIDDLE_DATA);
+    assert!(bench.pv("disk0").is_none());
+    bench.unclaim(&claim);
 }
 
 #[test]

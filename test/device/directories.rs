@@ -93,6 +93,7 @@ impl Bench {
             discovered: untouched.iter().map(|name| (Path::new(HOST_DIR).join(name), at(name))).collect(),
             extra: paths.clone().collect(),
             untouched: paths.collect(),
+            whole: std::collections::BTreeSet::new(),
         };
         self.scan.run(&request).unwrap()
     }
@@ -405,7 +406,8 @@ fn a_block_device_in_a_discovery_directory_is_looked_at_as_everywhere() {
     mount(&used, &bench.volume_dir("filesystem"));
     let raw = bench.dir("raw");
     symlink(&used.path, raw.join("disk")).unwrap();
-    let selection = Selection { device_dir: raw.clone(), filter: regex_lite::Regex::new(".").unwrap() };
+    let selection =
+        Selection { device_dir: raw.clone(), filter: regex_lite::Regex::new(".").unwrap(), covers: Cleaning::Quick };
     let report = bench.look_beside(&[], Some(selection.clone()));
     assert_eq!(report.observations.len(), 4);
     let device = |report: &ScanReport| {

@@ -4,7 +4,7 @@ use super::loops::{Loop, Sparse, attach, fresh_path, has_tool, is_root, run, try
 use local_pv_provisioner::host::block::{BlockError, BlockFile};
 use local_pv_provisioner::host::inotify::{TreeWatch, Waker, Wakeup};
 use local_pv_provisioner::host::sysfs::Sysfs;
-use local_pv_provisioner::model::cleaning::CleanResult;
+use local_pv_provisioner::model::cleaning::{CleanResult, Cleaning};
 use local_pv_provisioner::model::device::{Comparison, Content, Device, IdentityKind, InUse, Place};
 use local_pv_provisioner::model::device::{ProbeError, Protection};
 use local_pv_provisioner::model::memory::evidence;
@@ -443,9 +443,14 @@ fn request(dir: &Path, untouched: &[&Path]) -> ScanRequest {
         directories: Vec::new(),
         discovered: std::collections::BTreeMap::new(),
         generation: 1,
-        selection: Some(Selection { device_dir: dir.to_owned(), filter: regex_lite::Regex::new(".").unwrap() }),
+        selection: Some(Selection {
+            device_dir: dir.to_owned(),
+            filter: regex_lite::Regex::new(".").unwrap(),
+            covers: Cleaning::Quick,
+        }),
         extra: untouched.iter().map(|path| path.to_path_buf()).collect(),
         untouched: untouched.iter().map(|path| path.to_path_buf()).collect(),
+        whole: std::collections::BTreeSet::new(),
     }
 }
 
