@@ -86,7 +86,7 @@ impl Course {
         self.plan.total().saturating_mul(self.passes.len() as u64)
     }
 
-    /// What is told of it when it is done, where the slowest way used was `way`.
+    /// What is told of it when it is done, where `way` is the last of the ways that were used.
     pub fn method(&self, way: &'static str) -> &'static str {
         if self.passes.contains(&Pass::Random) {
             "shred"

@@ -7,6 +7,7 @@ use super::course::{Course, Pass};
 use super::medium::Medium;
 use super::random::{Random, RandomError};
 use super::throttle::Throttle;
+use super::zeros::Zeros;
 use crate::host::block::{BlockError, Way};
 use crate::host::buffer::{AlignedBuf, is_zero};
 use crate::model::ranges::{CHUNK, Chunk, SAMPLE};
@@ -31,6 +32,9 @@ const MAX_CHUNK: u64 = 64 << 20;
 
 /// How much is read back at a time: several devices are cleaned at once, and the whole agent fits into a few MiB.
 const READ_LEN: u64 = 128 << 10;
+
+/// How many blocks of a chunk must hold data for it to count as full.
+const FULL_SAMPLES: u64 = 8;
 
 /// How much is made random at a time: it stays in the processor's cache until it is written, and is large enough for
 /// a disk's full speed.
@@ -91,7 +95,7 @@ pub struct Method<'a> {
     pub name: &'a str,
 }
 
-/// How it was done: the slowest way that was needed for any of the bytes.
+/// How it was done: of the ways that were taken for any of the bytes, the last in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Used {
     /// Everything had been written by an earlier run.
@@ -126,6 +130,7 @@ impl Used {
 /// What is in the making during one [`Method::write`].
 struct Hand {
     discards: bool,
+    zeros: Zeros,
     random: Option<Noise>,
 }
 
@@ -149,7 +154,7 @@ impl Method<'_> {
         let mut flushed_at = Instant::now();
         let mut in_cache = 0;
         let mut limit = CHUNK;
-        let mut hand = Hand { discards: true, random: None };
+        let mut hand = Hand { discards: true, zeros: Zeros::default(), random: None };
         while let Some((pass, chunk)) = self.course.chunk_at(position, limit.min(self.limit.at_once())) {
             if self.watch.stopped() {
                 return Err(Ended::Cancelled { done: flushed });
@@ -252,9 +257,35 @@ impl Method<'_> {
                 // A device that cannot, or does not read zero afterwards, will not do better at the next chunk.
                 hand.discards = false;
             }
-            Pass::DiscardOrZero | Pass::Zero => {}
+            Pass::DiscardOrZero => {}
+            Pass::Zero => return Ok(Used::Zero(self.zero(chunk, &mut hand.zeros)?)),
         }
         Ok(Used::Zero(self.medium.zero(chunk.offset, chunk.len)?))
+    }
+
+    /// By the quicker of the device's ways. Keeping blocks can mean that the device writes, so not under a limit.
+    fn zero(&self, chunk: Chunk, zeros: &mut Zeros) -> Result<Way, Ended> {
+        if zeros.keep() && !self.limit.is_set() && self.is_full(chunk) {
+            let begun = Instant::now();
+            let kept = self.medium.zero_by(Way::ZeroRange, chunk.offset, chunk.len);
+            zeros.took(Way::ZeroRange, chunk.len, kept.is_ok().then(|| begun.elapsed()));
+            if kept.is_ok() {
+                return Ok(Way::ZeroRange);
+            }
+        }
+        let begun = Instant::now();
+        let way = self.medium.zero(chunk.offset, chunk.len)?;
+        zeros.took(way, chunk.len, Some(begun.elapsed()));
+        Ok(way)
+    }
+
+    /// Whether there is data all over the chunk, as far as a sample can tell.
+    fn is_full(&self, chunk: Chunk) -> bool {
+        let mut buf = AlignedBuf::zeroed(READ_LEN as usize);
+        // Not in the step of what filesystems write at regular intervals.
+        let step = (chunk.len / FULL_SAMPLES).saturating_sub(SAMPLE).max(SAMPLE) as usize;
+        let mut blocks = (chunk.offset..chunk.offset + chunk.len).step_by(step);
+        blocks.all(|at| matches!(self.reads_zero(at, SAMPLE.min(self.size - at), &mut buf), Ok(false)))
     }
 
     fn noise(&self, chunk: Chunk, hand: &mut Hand) -> Result<Used, Ended> {
@@ -421,6 +452,10 @@ mod tests {
         calls: Cell<u64>,
         flushed: RefCell<Vec<Block>>,
         slow: Duration,
+        /// What a call takes longer that unmaps.
+        unmaps_in: Duration,
+        /// Bytes made zero without unmapping.
+        kept: Cell<u64>,
     }
 
     impl Default for Fake {
@@ -438,6 +473,8 @@ mod tests {
                 shrinks_after: u64::MAX,
                 calls: Cell::new(0),
                 slow: Duration::ZERO,
+                unmaps_in: Duration::ZERO,
+                kept: Cell::new(0),
             }
         }
     }
@@ -509,12 +546,14 @@ mod tests {
         fn zero(&self, offset: u64, len: u64) -> Result<Way, BlockError> {
             self.call().map_err(|source| BlockError::Zero { way: "punch-hole", offset, len, source })?;
             self.clear(offset, len, |_| !self.lies);
+            std::thread::sleep(self.unmaps_in);
             Ok(Way::PunchHole)
         }
 
         fn zero_by(&self, way: Way, offset: u64, len: u64) -> Result<(), BlockError> {
             self.call().map_err(|source| BlockError::Zero { way: way.as_str(), offset, len, source })?;
-            self.clear(offset, len, |_| true);
+            self.clear(offset, len, |_| way == Way::Write || !self.lies);
+            self.kept.set(self.kept.get() + if way == Way::ZeroRange { len } else { 0 });
             Ok(())
         }
 
@@ -593,10 +632,32 @@ mod tests {
         for cleaning in [Cleaning::Quick, Cleaning::Zero, Cleaning::Discard] {
             let fake = Fake::default();
             let used = undisturbed(&fake, cleaning).unwrap();
-            assert_eq!(used.as_str(), if cleaning == Cleaning::Discard { "discard" } else { "punch-hole" });
+            assert_eq!(used.as_str(), if cleaning == Cleaning::Discard { "discard" } else { "zero-range" });
             assert!(fake.clean());
             assert!(fake.flushed.borrow().iter().all(|block| *block == ZERO), "not flushed at the end");
         }
+    }
+
+    #[test]
+    fn blocks_are_kept_where_that_is_quicker_and_all_of_them_are_there() {
+        let kept = |fake: &Fake, limit: Option<u64>| {
+            let (course, watch, limit) = (of(Cleaning::Zero), Until::signs(u64::MAX), Throttle::new(limit));
+            let method =
+                Method { medium: fake, course: &course, size: SIZE, limit: &limit, watch: &watch, name: "fake" };
+            method.write(0).unwrap();
+            assert!(fake.clean());
+            fake.kept.get()
+        };
+        let slow = || Fake { unmaps_in: Duration::from_millis(50), ..Fake::default() };
+        assert_eq!(kept(&slow(), None), SIZE - CHUNK, "all but the first chunk");
+        // The device would be asked to write what it only has to note.
+        assert_eq!(kept(&slow(), Some(u64::MAX)), 0);
+        // Of a thin device.
+        let holed = slow();
+        for block in (0..SIZE / 4096).filter(|block| block * 4096 % (2 * MIB) < MIB) {
+            holed.blocks.borrow_mut()[block as usize] = ZERO;
+        }
+        assert_eq!(kept(&holed, None), 0);
     }
 
     #[test]

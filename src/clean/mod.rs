@@ -13,3 +13,4 @@ mod program;
 mod random;
 pub mod throttle;
 pub mod worker;
+mod zeros;

@@ -27,6 +27,10 @@ impl Throttle {
         Throttle { rate: bytes_per_second.filter(|rate| *rate > 0), paid_until: Mutex::default() }
     }
 
+    pub fn is_set(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// The most to write at once.
     pub fn at_once(&self) -> u64 {
         let turn = |rate: u64| (u128::from(rate) * TURN.as_millis() / 1000) as u64;

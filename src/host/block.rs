@@ -65,9 +65,6 @@ pub enum BlockError {
 }
 
 /// A way to make a range zero, in the order in which they are tried. Each guarantees that the range reads zero afterwards.
-/// Unmapping comes first although the next way is up to four times as fast where blocks have to be given back (a loop
-/// device on a full file of ext4): that one keeps the blocks, and takes those that a thin device does not have yet. Of 4 GiB
-/// of a loop device on a sparse file it took 4 GiB of the disk below (measured), unmapping none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Way {
     /// `fallocate(PUNCH_HOLE | KEEP_SIZE)`: the device's own "write zeroes", unmapping where it can; the kernel does

@@ -82,7 +82,7 @@ impl CleanJob {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CleanResult {
     /// `bytes` were made zero or overwritten by this run, each pass counted (what an earlier run had done is not among
-    /// them), by the slowest method that any of them needed.
+    /// them), and of the methods that any of them needed, the last in the order in which they are tried.
     Cleaned { bytes: u64, method: &'static str },
     /// The evidence does not hold any more, or the loop told the worker to let go. Nothing was written.
     Stale { why: String },

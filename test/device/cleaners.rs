@@ -12,7 +12,7 @@ use local_pv_provisioner::observe::content::read_content;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -73,6 +73,27 @@ fn each_method_leaves_what_it_promises() {
     let result = bench.clean_by_class(&disk.path, &Cleaner::SecureDiscard);
     assert!(matches!(&result, CleanResult::Failed { error } if error.contains("secure discard")), "{result:?}");
     assert!(all_marked(&disk, size), "something else was done in its place");
+}
+
+#[test]
+fn zeroing_a_thin_device_takes_no_more_of_the_disk_below() {
+    if !is_root("cleaning loop devices") {
+        return;
+    }
+    let size = 256 * MIB;
+    let disk = Loop::new(size);
+    let data = vec![0xAA; MIB as usize];
+    for mib in (0..128).chain((130..250).step_by(3)) {
+        disk.backing.file.write_all_at(&data, mib * MIB).unwrap();
+    }
+    disk.backing.file.sync_all().unwrap();
+    let taken = || disk.backing.file.metadata().unwrap().blocks();
+    let before = taken();
+    assert!(before > 100 * MIB / 512);
+    let result = Bench::new(1).clean_by_class(&disk.path, &Cleaner::Zero { passes: 1 });
+    assert_eq!(result, CleanResult::Cleaned { bytes: size, method: "zero-range" });
+    assert!(taken() <= before, "{} blocks, and it had {before}", taken());
+    assert!(all_zero(&disk, size));
 }
 
 /// Defect 12 of the original: mkfs and wipefs leave the table's copy at the end.
