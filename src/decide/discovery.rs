@@ -4,7 +4,7 @@
 
 use super::plan::{Report, Word};
 use super::snapshot::{BackoffKey, Snapshot};
-use super::{Ctx, adopt, cleaning, devices, not_in_service, volume};
+use super::{Ctx, adopt, cleaning, devices, not_in_service, offer, volume};
 use crate::kube::objects::{
     Capacity, LocalVolumeSource, Node, ObjectMeta, OwnerReference, PersistentVolume, PersistentVolumeSpec,
     PersistentVolumeStatus, Phase, StorageClass,
@@ -137,14 +137,16 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
     };
     let Some(discovered) = ctx.discovered(path).cloned() else { return };
     let device = ctx.devices.groups[index].device;
-    if by == Cleaning::ByClass && matches!(device.place, Place::Directory { .. }) {
-        // It was emptied; a volume that was there in between, unseen, may have left something.
-        if !ctx.s.looked_since_change(&entry.id) {
+    if by == Cleaning::ByClass && entry.cleaner.as_ref().is_some_and(Cleaner::leaves_nothing) {
+        // A volume that was there in between, unseen, may have left something; in a directory anybody may.
+        let looked = ctx.s.looked_since_change(&entry.id);
+        let is_directory = matches!(device.place, Place::Directory { .. });
+        if !looked && (is_directory || !ctx.s.known_since(&entry.id, offer::KNOWN_BLANK)) {
             ctx.plan.look = true;
             return ctx.say(entry, Word::Clean, "it is looked at once more before it is offered");
         }
-        if let Content::Data { found } = &device.content {
-            let why = format!("it holds {}, although it was emptied", found.join(", "));
+        if looked && let Content::Data { found } = &device.content {
+            let why = format!("it holds {}, although it was cleaned", found.join(", "));
             return not_in_service::quarantine(ctx, entry, why);
         }
     }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 /// A clean device that waited longer than this for its offer is looked at again: somebody may have put data on it.
 /// Longer than a look takes in which a device hangs.
-const KNOWN_BLANK: Duration = Duration::from_secs(30);
+pub(super) const KNOWN_BLANK: Duration = Duration::from_secs(30);
 
 /// The name of the PV that a path would become; `None` where its base name is no text, which no object can be named after.
 pub(super) fn pv_name(s: &Snapshot, path: &Path) -> Option<String> {

@@ -72,6 +72,15 @@ impl Cleaner {
         if *self == Cleaner::QuickReset { Cleaning::Quick } else { Cleaning::Zero }
     }
 
+    /// Whether a look at what it covers finds nothing afterwards. Of the others their word is all there is.
+    pub fn leaves_nothing(&self) -> bool {
+        match self {
+            Cleaner::Empty | Cleaner::QuickReset | Cleaner::Zero { .. } | Cleaner::Shred { .. } => true,
+            Cleaner::Discard { verified } => *verified,
+            Cleaner::SecureDiscard | Cleaner::Command(_) => false,
+        }
+    }
+
     /// What a `blockCleanerCommand` asks for. The original's scripts, by path or by name, are built in, and so are
     /// `zero`, `discard` and `secure-discard`; everything else is a program.
     pub fn of_command(argv: &[String]) -> Result<Cleaner, CleanerError> {

@@ -64,7 +64,7 @@ impl Api {
     }
 
     pub fn make_node(&mut self) -> Node {
-        let uid = format!("node-{}", self.draw());
+        let uid = format!("5f2d1f6e-0000-4000-8000-{:012}", self.draw());
         Node {
             metadata: ObjectMeta { name: NODE.into(), uid, ..ObjectMeta::default() },
             status: NodeStatus { node_info: NodeInfo { machine_id: "m".into(), system_uuid: "s".into() } },

@@ -69,8 +69,8 @@ pub enum Stage {
 
 impl Daemon {
     pub fn new(world: &World) -> Daemon {
-        let sources =
-            Sources { raw_device: Some(Some(CONFIGMAP.to_owned())), discovery_dir: false, ..Sources::default() };
+        let raw_device = (!world.discovery).then(|| Some(CONFIGMAP.to_owned()));
+        let sources = Sources { raw_device, discovery_dir: world.discovery, ..Sources::default() };
         let state = State::new(NODE, sources, world.boot_id(), world.booted_at);
         Daemon {
             state,

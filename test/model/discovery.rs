@@ -772,6 +772,25 @@ fn a_cleaned_volume_that_somebody_else_deleted_is_looked_at_before_it_is_offered
     assert_eq!(scene.report("/mnt/fast/vol1").state, Word::Quarantined);
 }
 
+/// A backup of etcd brought the volume back for its claim, and it was released again: all of it unseen.
+#[test]
+fn a_block_volume_is_looked_at_between_its_deletion_and_its_next_offer() {
+    for (content, word) in [(Content::Blank, Word::Offering), (data(), Word::Quarantined)] {
+        let mut scene = Scene::new();
+        scene.sees(&[("/mnt/raw/disk", Ok(block("a", data())))]);
+        let mut pv = scene.posted("u1", Phase::Available);
+        scene.release(&mut pv);
+        let job = scene.cleaning(Some(&pv));
+        scene.ends(job.id, cleaned());
+        let Action::DeletePv { .. } = scene.deed() else { panic!() };
+        scene.gone(&pv);
+        assert!(scene.does_nothing().look);
+        scene.sees(&[("/mnt/raw/disk", Ok(block("a", content)))]);
+        let plan = scene.turn();
+        assert_eq!(plan.reports[0].state, word);
+    }
+}
+
 /// A sample of its blocks reads zero; what lies between may be a tenant's.
 #[test]
 fn a_block_volume_that_is_gone_and_seems_blank_is_zeroed_before_it_is_offered_again() {

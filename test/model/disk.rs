@@ -120,6 +120,11 @@ pub fn place(slot: usize) -> Place {
 
 pub const DEVICE_DIR: &str = "/dev/disk/by-path";
 
+/// The one discovery directory: as the host has it, and as the process sees it.
+pub const CLASS: &str = "raw";
+pub const DISCOVERY_DIR: &str = "/mnt/raw";
+pub const MOUNT_DIR: &str = "/in/raw";
+
 /// The path of a slot, and the alias that a udev rule may add, which sorts first.
 pub fn slot_path(slot: usize) -> PathBuf {
     format!("{DEVICE_DIR}/slot{slot}").into()

@@ -1,7 +1,6 @@
 //! What must be when the troubles are over: the system comes to rest by itself, says what waits for a person, and when
 //! the person has done that, every device is offered.
 
-use super::api::NODE;
 use super::daemon::Stage;
 use super::disk::Cell;
 use super::world::{Budget, Step, Violation, World};
@@ -234,7 +233,7 @@ impl World {
 
     fn pvs_of(&self, disk: usize) -> Vec<&PersistentVolume> {
         // A PV of the name that its own would get stands in its way as well.
-        let name = self.disks[disk].slot.map(|slot| names::pv_name(NODE, &format!("slot{slot}")));
+        let name = self.disks[disk].slot.map(|slot| self.pv_name(slot));
         // A weak device's PV is its own for as long as it has not been moved.
         let remembered = |uid: &str| {
             let its = |e: &&Entry| e.state.pv().is_some_and(|pv| pv.uid == uid);
@@ -359,7 +358,8 @@ impl World {
             });
             // What a forger offered, or a person gave back uncleaned, is their doing; it was taken over as it was.
             let uid = &pv.metadata.uid;
-            let excused = self.api.forged.contains(uid) || self.api.given_back.contains(uid);
+            let given_back = self.api.forged.contains(uid) || self.api.given_back.contains(uid);
+            let excused = given_back || self.offers_as_found();
             let tenant = (matches!(disk.cells[0], Cell::Tenant { .. }) || disk.owed) && !excused;
             if pv.status.phase != Phase::Available || !known || tenant {
                 return broken(rule, format!("disk {at}: {}", super::walk::brief(self)));

@@ -190,8 +190,7 @@ impl World {
     }
 
     fn may_forge(&self, slot: usize, kind: Forgery, steps: &mut Vec<Step>) {
-        let base = format!("slot{slot}");
-        if self.settings().is_some() && !self.api.pvs.contains_key(&names::pv_name(super::api::NODE, &base)) {
+        if self.settings().is_some() && !self.api.pvs.contains_key(&self.pv_name(slot)) {
             steps.push(Step::Forge(slot, kind));
         }
     }

@@ -7,7 +7,7 @@ use local_pv_provisioner::decide::outcome::{Failure, Outcome as Answer};
 use local_pv_provisioner::decide::plan::{Action, JobAction, Plan, Report, Word};
 use local_pv_provisioner::kube::objects::{Job, JobCondition, PersistentVolume, Phase};
 use local_pv_provisioner::kube::watch::WatchUpdate;
-use local_pv_provisioner::model::device::InUse;
+use local_pv_provisioner::model::device::{Content, InUse};
 use local_pv_provisioner::model::memory::{Outcome, PvRef, State};
 use local_pv_provisioner::model::reason::Reason;
 use local_pv_provisioner::model::{discovery_names, names};
@@ -180,6 +180,8 @@ fn a_job_that_succeeded_goes_before_its_volume_and_the_device_is_offered_again()
     assert_eq!(uid, "u1");
     assert!(scene.state.snapshot.entries.values().all(|entry| !entry.job));
     scene.gone(&pv);
+    assert!(scene.does_nothing().look);
+    scene.sees(&[(DISK, Ok(block("a", Content::Blank)))]);
     scene.posted("u2", Phase::Available);
 }
 

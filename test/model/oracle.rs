@@ -142,7 +142,7 @@ fn offered_only_when_clean(world: &mut World, daemon: &Daemon, disk: usize) {
         return world.break_rule(rule, format!("disk {disk} is owed a cleaning: {truth:?}"));
     }
     let visible = !truth.reads_blank() && truth.cells.iter().any(|cell| matches!(cell, Cell::Tenant { .. }));
-    if visible {
+    if visible && !world.offers_as_found() {
         return world.break_rule(rule, format!("disk {disk} holds a tenant's data: {truth:?}"));
     }
     let promised = daemon.state.snapshot.settings().map(|settings| settings.cleaning);

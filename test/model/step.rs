@@ -2,16 +2,17 @@
 
 use super::api::{CONFIGMAP, Forgery, NODE, claim_of};
 use super::daemon::{Daemon, Look, Request, Stage};
-use super::disk::{Cell, HALF, SIZE, alias_path, slot_path};
+use super::disk::{CLASS, Cell, HALF, MOUNT_DIR, SIZE};
 use super::mutants::Mutant;
 use super::oracle;
 use super::world::{Step, World};
 use local_pv_provisioner::decide::outcome::{CreateFailure, Failure, Listing, Outcome};
 use local_pv_provisioner::decide::plan::Action;
-use local_pv_provisioner::kube::objects::{ClaimRef, PersistentVolume, Phase};
+use local_pv_provisioner::kube::objects::{ClaimRef, ObjectMeta, PersistentVolume, Phase, StorageClass};
 use local_pv_provisioner::kube::watch::WatchUpdate;
 use local_pv_provisioner::model::cleaning::{CleanEvent, CleanResult, Permission};
 use local_pv_provisioner::model::device::{Content, InUse, Observation, ProbeError};
+use local_pv_provisioner::model::discovery::Discovered;
 use local_pv_provisioner::model::memory::State as EntryState;
 use local_pv_provisioner::model::names;
 use local_pv_provisioner::model::scan::{ScanReport, ScanRequest};
@@ -77,6 +78,17 @@ impl World {
         daemon.inbox.front().is_some_and(|event| !worked(event)).then_some(Step::Hear)
     }
 
+    fn read_config_dir(&mut self) -> bool {
+        let class = StorageClass {
+            metadata: ObjectMeta { name: CLASS.into(), ..ObjectMeta::default() },
+            reclaim_policy: Some("Delete".to_owned()),
+            mount_options: Vec::new(),
+        };
+        self.event(Event::StorageClasses(WatchUpdate::Replaced(vec![class])));
+        let files = self.configs[self.config].clone().ok_or_else(|| "the directory cannot be read".to_owned());
+        self.event(Event::ConfigDir(files))
+    }
+
     fn event(&mut self, event: Event) -> bool {
         if let Some(daemon) = &mut self.daemon {
             daemon.apply(event);
@@ -100,6 +112,9 @@ impl World {
             }
             Step::ReadConfig => {
                 self.config_news = false;
+                if self.discovery {
+                    return self.read_config_dir();
+                }
                 let maps = self.api.configmap.clone().into_iter().collect();
                 self.event(Event::ConfigMap(CONFIGMAP.into(), WatchUpdate::Replaced(maps)))
             }
@@ -447,9 +462,12 @@ impl World {
 
     fn seen(&self, request: &ScanRequest) -> ScanReport {
         let selected: BTreeSet<PathBuf> = (0..self.slots)
-            .flat_map(|slot| [slot_path(slot), alias_path(slot)])
+            .flat_map(|slot| [self.slot_path(slot), self.alias_path(slot)])
             .filter(|path| self.at_path(path).is_some())
             .filter(|path| {
+                if self.discovery {
+                    return request.directories.iter().any(|dir| path.starts_with(&dir.host_dir));
+                }
                 let base = path.file_name().unwrap().to_str().unwrap();
                 request.selection.as_ref().is_some_and(|s| path.starts_with(&s.device_dir) && s.filter.is_match(base))
             })
@@ -459,7 +477,10 @@ impl World {
             .union(&request.extra)
             .map(|path| Observation {
                 path: path.clone(),
-                discovered: None,
+                discovered: self.discovery.then(|| Discovered {
+                    class: CLASS.to_owned(),
+                    at: Path::new(MOUNT_DIR).join(path.file_name().unwrap()),
+                }),
                 selected: selected.contains(path),
                 device: self
                     .at_path(path)
@@ -646,7 +667,7 @@ impl World {
             Forgery::Identity(_, disk) => Some(self.disks[disk].identity.to_annotation()),
             _ => None,
         };
-        let uid = self.api.forge(&slot_path(slot), kind, &settings, identity);
+        let uid = self.api.forge(&self.slot_path(slot), kind, &settings, identity);
         if let Some(disk) = self.in_slot(slot) {
             self.api.made_for.insert(uid, disk);
         }

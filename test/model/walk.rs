@@ -1,9 +1,9 @@
 //! Random walks: thousands of lives of a node, each with its own mix of troubles, and after each the proof that the
 //! system comes to rest in the right state. A seed that fails is shortened and told step by step.
 
-use super::disk::{Cell, Disk};
+use super::disk::{CLASS, Cell, DISCOVERY_DIR, Disk, MOUNT_DIR};
 use super::mutants::Mutant;
-use super::world::{Budget, Stats, Step, Violation, World, config};
+use super::world::{Budget, Stats, Step, Violation, World, config, discovery_config};
 use local_pv_provisioner::model::memory::State;
 
 /// Small, known, and the same everywhere: xorshift64*.
@@ -29,16 +29,21 @@ impl Random {
 const WALKS: u64 = 1500;
 const STEPS: usize = 250;
 
-/// The world of one seed: which devices, which settings, which troubles. Half of the troubles are left out of each, as
-/// what never happens beside them would hide what they do together.
-pub fn world_of(random: &mut Random) -> World {
-    let disk = |random: &mut Random, name: &str| if random.chance(70) { Disk::strong(name) } else { Disk::weak() };
-    let mut disks = vec![disk(random, "naa.a"), disk(random, "naa.b")];
-    for disk in &mut disks {
-        if random.chance(15) {
-            disk.cells = [Cell::Foreign(90), Cell::Foreign(90)];
-        }
-    }
+/// The world of one seed: which devices, which settings, which troubles.
+pub type Birth = fn(&mut Random) -> World;
+
+fn two_disks(random: &mut Random) -> Vec<Disk> {
+    let mut disk = |name: &str| {
+        let made = if random.chance(70) { Disk::strong(name) } else { Disk::weak() };
+        let cells = if random.chance(15) { [Cell::Foreign(90), Cell::Foreign(90)] } else { [Cell::Zero, Cell::Zero] };
+        Disk { cells, ..made }
+    };
+    vec![disk("naa.a"), disk("naa.b")]
+}
+
+/// Raw devices.
+pub fn raw_devices(random: &mut Random) -> World {
+    let disks = two_disks(random);
     let mut further = vec![];
     if random.chance(30) {
         further.push(("existingData", "wipe"));
@@ -49,8 +54,30 @@ pub fn world_of(random: &mut Random) -> World {
     let mut zero = further.clone();
     zero.push(("cleaning", "zero"));
     let configs = vec![Some(config(&further)), Some(config(&zero)), None, Some(config(&[("cleaning", "soap")]))];
+    let budget = troubles(random);
+    World::new(disks, configs, budget)
+}
+
+/// Block volumes of a discovery directory.
+pub fn discovery(random: &mut Random) -> World {
+    let disks = two_disks(random);
+    let further: &[_] = if random.chance(30) { &[("weakIdentity", "trust")] } else { &[] };
+    let class = |cleaner: &str| {
+        format!(
+            "{CLASS}: {{hostDir: {DISCOVERY_DIR}, mountDir: {MOUNT_DIR}, volumeMode: Block, blockCleanerCommand: [{cleaner}]}}"
+        )
+    };
+    let files = |classes: &str| Some(discovery_config(classes, further));
+    let configs = vec![files(&class("zero")), files(&class("quick_reset")), files("{}"), None, files("soap")];
+    // The forgeries are PVs of the other source.
+    let budget = Budget { forgeries: 0, ..troubles(random) };
+    World::discovering(disks, configs, budget)
+}
+
+/// Half of the troubles are left out of each world, as what never happens beside them would hide what they do together.
+fn troubles(random: &mut Random) -> Budget {
     let mut purse = |most: u64| if random.chance(50) { 0 } else { 1 + (random.next() % most) as u8 };
-    let budget = Budget {
+    Budget {
         binds: 1 + purse(4),
         crashes: purse(3),
         faults: purse(5),
@@ -68,8 +95,7 @@ pub fn world_of(random: &mut Random) -> World {
         foreign_writes: purse(2),
         config_changes: purse(3),
         approvals: purse(3),
-    };
-    World::new(disks, configs, budget)
+    }
 }
 
 fn weight(step: &Step) -> u64 {
@@ -123,9 +149,9 @@ fn choose(random: &mut Random, steps: &[Step]) -> Step {
 pub type Trace = Vec<(Step, bool)>;
 
 /// One life. Returns the world as it was left, and what happened.
-pub fn walk(seed: u64, mutant: Option<Mutant>) -> (World, Trace) {
+pub fn walk(birth: Birth, seed: u64, mutant: Option<Mutant>) -> (World, Trace) {
     let mut random = Random::new(seed);
-    let mut world = world_of(&mut random);
+    let mut world = birth(&mut random);
     world.mutant = mutant;
     let mut trace = Trace::new();
     for _ in 0..STEPS {
@@ -146,8 +172,8 @@ pub fn walk(seed: u64, mutant: Option<Mutant>) -> (World, Trace) {
 }
 
 /// Goes through a trace again, passing over what is not possible (any more).
-fn replay(seed: u64, mutant: Option<Mutant>, trace: &Trace, tell: bool) -> Option<Violation> {
-    let mut world = world_of(&mut Random::new(seed));
+fn replay(birth: Birth, seed: u64, mutant: Option<Mutant>, trace: &Trace, tell: bool) -> Option<Violation> {
+    let mut world = birth(&mut Random::new(seed));
     world.mutant = mutant;
     world.budget = Budget::ENDLESS;
     for (step, turn) in trace {
@@ -207,8 +233,9 @@ pub fn brief(world: &World) -> String {
 }
 
 /// Leaves out whatever is not needed to break the rule.
-fn shorten(seed: u64, mutant: Option<Mutant>, mut trace: Trace, rule: &str) -> Trace {
-    let fails = |trace: &Trace| replay(seed, mutant, trace, false).is_some_and(|violation| violation.rule == rule);
+fn shorten(birth: Birth, seed: u64, mutant: Option<Mutant>, mut trace: Trace, rule: &str) -> Trace {
+    let fails =
+        |trace: &Trace| replay(birth, seed, mutant, trace, false).is_some_and(|violation| violation.rule == rule);
     if !fails(&trace) {
         return trace;
     }
@@ -230,10 +257,10 @@ fn shorten(seed: u64, mutant: Option<Mutant>, mut trace: Trace, rule: &str) -> T
 }
 
 /// Walks; `Err` is the story of the first seed that breaks a rule.
-fn walks(seeds: std::ops::Range<u64>, mutant: Option<Mutant>) -> Result<Stats, (u64, Trace, Violation)> {
+fn walks(birth: Birth, seeds: std::ops::Range<u64>, mutant: Option<Mutant>) -> Result<Stats, (u64, Trace, Violation)> {
     let mut stats = Stats::default();
     for seed in seeds {
-        let (mut world, trace) = walk(seed, mutant);
+        let (mut world, trace) = walk(birth, seed, mutant);
         let mute = || world.clone().asks_little_while_the_watch_is_mute();
         let result = match world.violation.clone() {
             Some(violation) => Err(violation),
@@ -248,25 +275,34 @@ fn walks(seeds: std::ops::Range<u64>, mutant: Option<Mutant>) -> Result<Stats, (
     Ok(stats)
 }
 
-fn tell(seed: u64, mutant: Option<Mutant>, trace: Trace, violation: &Violation) -> String {
+fn tell(birth: Birth, seed: u64, mutant: Option<Mutant>, trace: Trace, violation: &Violation) -> String {
     println!("seed {seed}: {} steps; {}", trace.len(), violation.rule);
-    let short = shorten(seed, mutant, trace, violation.rule);
+    let short = shorten(birth, seed, mutant, trace, violation.rule);
     println!("{} steps are enough:", short.len());
-    let again = replay(seed, mutant, &short, true);
+    let again = replay(birth, seed, mutant, &short, true);
     format!("seed {seed}: {}: {}", violation.rule, again.map_or(violation.what.clone(), |v| v.what))
 }
 
 #[test]
 fn random_lives_break_no_rule_and_come_to_rest_in_the_right_state() {
+    lives(raw_devices);
+}
+
+#[test]
+fn random_lives_of_a_discovery_directory_break_no_rule_and_come_to_rest_in_the_right_state() {
+    lives(discovery);
+}
+
+fn lives(birth: Birth) {
     let first: u64 = std::env::var("LPP_MODEL_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let count = std::env::var("LPP_MODEL_WALKS").ok().and_then(|count| count.parse().ok()).unwrap_or(WALKS);
-    match walks(first..first + count, None) {
+    match walks(birth, first..first + count, None) {
         Ok(stats) => {
             println!("{count} lives: {stats:?}");
             let rare = [stats.offers, stats.cleanings, stats.releases, stats.quarantines, stats.refusals];
             assert!(count < 100 || rare.iter().all(|n| *n > count / 20), "the walks do not get far: {stats:?}");
         }
-        Err((seed, trace, violation)) => panic!("{}", tell(seed, None, trace, &violation)),
+        Err((seed, trace, violation)) => panic!("{}", tell(birth, seed, None, trace, &violation)),
     }
 }
 
@@ -275,7 +311,7 @@ fn every_broken_daemon_is_caught() {
     let mut missed = Vec::new();
     for mutant in Mutant::FOUND {
         // Some mistakes need a rare order of events; the walk ends with the first life that shows one.
-        match walks(1..WALKS * 12, Some(mutant)) {
+        match walks(raw_devices, 1..WALKS * 12, Some(mutant)) {
             Ok(_) => missed.push(mutant),
             Err((seed, _, violation)) => println!("{mutant:?}: seed {seed}: {}: {}", violation.rule, violation.what),
         }

@@ -1,15 +1,17 @@
 //! The whole simulated world, and the steps by which it goes on. Everything random or asynchronous is a step that
 //! somebody chooses: a seed, the exhaustive search, or the fair drain.
 
-use super::api::{Api, CONFIGMAP, Forgery};
+use super::api::{Api, CONFIGMAP, Forgery, NODE};
 use super::daemon::Daemon;
-use super::disk::{DEVICE_DIR, Disk};
+use super::disk::{CLASS, DEVICE_DIR, DISCOVERY_DIR, Disk, MOUNT_DIR, alias_path, slot_path};
 use super::mutants::Mutant;
 use local_pv_provisioner::decide::plan::Action;
 use local_pv_provisioner::kube::objects::{ConfigMap, ObjectMeta};
 use local_pv_provisioner::model::memory::{Entry, EntryId, Marker};
+use local_pv_provisioner::model::{discovery_names, names};
 use local_pv_provisioner::settings::Settings;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 /// A rule that was broken, and how.
 #[derive(Debug, Clone)]
@@ -165,6 +167,8 @@ pub enum Step {
 
 #[derive(Debug, Clone)]
 pub struct World {
+    /// The devices are entries of a discovery directory, and not in `deviceDir`.
+    pub discovery: bool,
     pub api: Api,
     pub disks: Vec<Disk>,
     pub slots: usize,
@@ -229,6 +233,12 @@ impl Stats {
     }
 }
 
+/// Settings of discovery directories as files: one class of Block volumes.
+pub fn discovery_config(class: &str, further: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let base = [("storageClassMap", class)];
+    base.iter().chain(further).map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+}
+
 /// Settings as a ConfigMap's data.
 pub fn config(further: &[(&str, &str)]) -> BTreeMap<String, String> {
     let base = [("volumeMode", "Block"), ("deviceDir", DEVICE_DIR), ("deviceNameFilter", ".*")];
@@ -238,8 +248,18 @@ pub fn config(further: &[(&str, &str)]) -> BTreeMap<String, String> {
 impl World {
     /// Disks in the first slots, in their order; one slot more than disks.
     pub fn new(disks: Vec<Disk>, configs: Vec<Option<BTreeMap<String, String>>>, budget: Budget) -> World {
+        World::of(false, disks, configs, budget)
+    }
+
+    /// The same of a discovery directory, with files of settings.
+    pub fn discovering(disks: Vec<Disk>, configs: Vec<Option<BTreeMap<String, String>>>, budget: Budget) -> World {
+        World::of(true, disks, configs, budget)
+    }
+
+    fn of(discovery: bool, disks: Vec<Disk>, configs: Vec<Option<BTreeMap<String, String>>>, budget: Budget) -> World {
         let slots = disks.len() + 1;
         let mut world = World {
+            discovery,
             api: Api::new(),
             alias: vec![false; slots],
             disks,
@@ -288,8 +308,8 @@ impl World {
 
     pub fn set_config(&mut self, index: usize) {
         self.config = index;
-        self.api.configmap = self.configs[index]
-            .clone()
+        let configmap = self.configs[index].clone().filter(|_| !self.discovery);
+        self.api.configmap = configmap
             .map(|data| ConfigMap { metadata: ObjectMeta { name: CONFIGMAP.into(), ..ObjectMeta::default() }, data });
         self.config_news = self.daemon.is_some();
     }
@@ -303,9 +323,10 @@ impl World {
     }
 
     /// Where a path leads now.
-    pub fn at_path(&self, path: &std::path::Path) -> Option<usize> {
+    pub fn at_path(&self, path: &Path) -> Option<usize> {
         let name = path.file_name()?.to_str()?;
-        if path.parent()? != std::path::Path::new(DEVICE_DIR) {
+        let here: &[&str] = if self.discovery { &[DISCOVERY_DIR, MOUNT_DIR] } else { &[DEVICE_DIR] };
+        if !here.iter().any(|dir| path.parent() == Some(Path::new(dir))) {
             return None;
         }
         if let Some(slot) = name.strip_prefix("slot").and_then(|n| n.parse().ok()) {
@@ -313,6 +334,26 @@ impl World {
         }
         let slot: usize = name.strip_prefix("alias").and_then(|n| n.parse().ok())?;
         if *self.alias.get(slot)? { self.in_slot(slot) } else { None }
+    }
+
+    /// The path of a slot, and the alias that a udev rule or an administrator may add, which sorts first.
+    pub fn slot_path(&self, slot: usize) -> PathBuf {
+        if self.discovery { Path::new(DISCOVERY_DIR).join(format!("slot{slot}")) } else { slot_path(slot) }
+    }
+
+    pub fn alias_path(&self, slot: usize) -> PathBuf {
+        if self.discovery { Path::new(DISCOVERY_DIR).join(format!("alias{slot}")) } else { alias_path(slot) }
+    }
+
+    /// The name of the PV that a slot gets.
+    pub fn pv_name(&self, slot: usize) -> String {
+        let entry = format!("slot{slot}");
+        if self.discovery { discovery_names::pv_name(&entry, NODE, CLASS) } else { names::pv_name(NODE, &entry) }
+    }
+
+    /// What lies in a discovery directory at the first start ever is an administrator's, and lost memory may look like that.
+    pub fn offers_as_found(&self) -> bool {
+        self.discovery && self.memory_excused
     }
 
     pub fn break_rule(&mut self, rule: &'static str, what: impl Into<String>) {
