@@ -1,7 +1,7 @@
 //! PVs with our label that this node does not know: made by the original, by a former ledger's time, or forged.
 //! Takes over what is well formed and whose device nothing speaks against; leaves everything else alone, visibly.
 
-use super::devices::Home;
+use super::devices::{self, Home};
 use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
 use super::{Ctx, discovery, in_service, volume};
@@ -45,9 +45,7 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
         let why = format!("PersistentVolume {} names the same device", claim.name);
         return leave(ctx, pv, Word::Error, why);
     }
-    // An entry that may be this device's speaks for it too: two entries for one device would stand in each other's way.
-    let unsure = || ctx.devices.homes.iter().find(|(_, home)| **home == Home::Unsure(index)).map(|(id, _)| *id);
-    let existing = group.entry.or_else(unsure).and_then(|id| ctx.s.entries.get(id));
+    let existing = entry_of(ctx, index);
     let replaced = match existing.map(|entry| &entry.state) {
         None | Some(State::Clean { .. } | State::Preparing) => existing,
         // A quarantined device is given back by `reclaim`, which compares what was recorded.
@@ -84,13 +82,23 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
     }
 }
 
+/// The entry of a device, or one that may be its: two entries for one device would stand in each other's way.
+fn entry_of<'a>(ctx: &Ctx<'a>, index: usize) -> Option<&'a Entry> {
+    let unsure = || ctx.devices.homes.iter().find(|(_, home)| **home == Home::Unsure(index)).map(|(id, _)| *id);
+    let id = ctx.devices.groups[index].entry.or_else(unsure)?;
+    ctx.s.entries.get(id)
+}
+
 /// A volume of a discovery directory that somebody uses by a PV that does not fit. When that PV is gone, what it left is not
 /// an administrator's: the ledger must know.
 fn remember_users(ctx: &mut Ctx<'_>, pv: &PersistentVolume, why: &str) {
     let path = Path::new(pv.spec.local.as_ref().map_or("", |local| local.path.as_str()));
     let Some(index) = ctx.devices.at_path(path) else { return };
     let unused = matches!(pv.status.phase, Phase::Available | Phase::Unset | Phase::Pending);
-    if unused || ctx.devices.groups[index].entry.is_some() || ctx.discovered(path).is_none() {
+    // An unsure one that holds no promise is void after the next look, and would be offered as it is found.
+    let remembered = ctx.devices.groups[index].entry.is_some()
+        || entry_of(ctx, index).is_some_and(|entry| devices::matters(&entry.state));
+    if unused || remembered || ctx.discovered(path).is_none() {
         return;
     }
     let reference = memory::PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };

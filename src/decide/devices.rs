@@ -235,7 +235,11 @@ impl<'a> Devices<'a> {
         let weight = |id: &EntryId| s.entries.get(id).map_or(0, |entry| weight(&entry.state));
         let (winner, loser) = if weight(id) > weight(other) { (id, other) } else { (other, id) };
         if weight(loser) == MATTERS {
-            let why = format!("ledger entries {id} and {other} are both of {}", self.groups[index].device.kernel_name);
+            let name = &self.groups[index].device.kernel_name;
+            let why = format!(
+                "ledger entries {id} and {other} are both of {name}: stop the agent and take the one whose volume is gone \
+                 out of --state-dir"
+            );
             self.groups[index].problem = Some(why.clone());
             self.homes.insert(id, Home::Ambiguous(why.clone()));
             self.homes.insert(other, Home::Ambiguous(why));

@@ -157,6 +157,13 @@ fn dirty(ctx: &mut Ctx<'_>, entry: &Entry, owed: Owed) {
         return;
     }
     let group = &ctx.devices.groups[index];
+    if let (Owed::Approval, Some(claim)) = (owed, group.claims.first()) {
+        // The token was for what nobody used: what this volume leaves there nobody has approved.
+        let why = format!("PersistentVolume {} names it since it was approved", claim.name);
+        let pv = PvRef { name: claim.name.to_owned(), uid: claim.uid.to_owned() };
+        let state = State::Quarantined { nonce: ctx.nonce(), why, pv: Some(pv) };
+        return ctx.write(entry, state);
+    }
     let obstacle = match (&group.problem, &group.device.protection, ctx.devices.claims_beside(index, None)) {
         (Some(problem), _, _) => Some(problem.clone()),
         (_, Some(protection @ Protection::PartitionType { .. }), _) => Some(protection.to_string()),
@@ -205,6 +212,9 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
             let since = ctx.s.wall.clone();
             ctx.plan.writes.push(Entry { state, evidence, since, progress: None, ..entry.clone() });
             return;
+        }
+        Home::Ambiguous(trouble) => {
+            return ctx.say(entry, Word::Error, format!("{trouble}; quarantined: {why}"));
         }
         _ => {
             let mut report = ctx.report(entry, Word::Absent, format!("its device is not there; quarantined: {why}"));

@@ -176,7 +176,8 @@ pub fn delete(world: &mut World, pv: &PersistentVolume) {
     let leads = world.disk_of(pv);
     let sure = leads == world.api.made_for.get(&pv.metadata.uid).copied()
         && leads.is_some_and(|disk| !world.disks[disk].identity.is_weak());
-    let withdrawn = pv.status.phase == Phase::Available && pv.spec.claim_ref.is_none() && !sure;
+    let untaken = matches!(pv.status.phase, Phase::Available | Phase::Unset) && pv.spec.claim_ref.is_none();
+    let withdrawn = untaken && !sure;
     if in_service(pv) && !withdrawn {
         world.break_rule(rule, format!("{} is {:?}", pv.metadata.name, pv.status.phase));
     }
