@@ -137,7 +137,7 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
     };
     let Some(discovered) = ctx.discovered(path).cloned() else { return };
     let device = ctx.devices.groups[index].device;
-    if by == Cleaning::ByClass && entry.cleaner.as_ref().is_some_and(Cleaner::leaves_nothing) {
+    if by == Cleaning::ByClass && entry.cleaner.as_ref().is_none_or(Cleaner::leaves_nothing) {
         // A volume that was there in between, unseen, may have left something; in a directory anybody may.
         let looked = ctx.s.looked_since_change(&entry.id);
         let is_directory = matches!(device.place, Place::Directory { .. });

@@ -25,6 +25,8 @@ pub enum Cell {
 #[derive(Debug, Clone)]
 pub struct Disk {
     pub identity: Identity,
+    /// Its filesystem is mounted, and that is the volume: a look sees all that is in it, and nobody can hold it.
+    pub directory: bool,
     /// A look sees the first cell, and foreign data in both; a tenant may have written the second only, which reads
     /// blank (a filesystem's inner blocks between the sampled ones).
     pub cells: [Cell; 2],
@@ -51,9 +53,16 @@ impl Disk {
         Disk::new(Identity::default())
     }
 
+    /// The mounted filesystem, with a UUID or without.
+    pub fn directory(uuid: Option<&str>) -> Disk {
+        let fact = uuid.map(|uuid| (IdentityKind::Filesystem, uuid.to_owned()));
+        Disk { directory: true, ..Disk::new(Identity(fact.into_iter().collect())) }
+    }
+
     fn new(identity: Identity) -> Disk {
         Disk {
             identity,
+            directory: false,
             cells: [Cell::Zero, Cell::Zero],
             in_use: false,
             held: None,
@@ -70,7 +79,7 @@ impl Disk {
         for (index, cell) in self.cells.iter().enumerate() {
             match cell {
                 Cell::Foreign(n) => found.push(format!("foreign-{n}")),
-                Cell::Tenant { .. } if index == 0 => found.push("ext4".to_owned()),
+                Cell::Tenant { .. } if index == 0 || self.directory => found.push("ext4".to_owned()),
                 Cell::Tenant { .. } | Cell::Zero => {}
             }
         }
@@ -88,12 +97,13 @@ impl Disk {
 
     /// As a look sees it. `opened`: whether the look may open it.
     pub fn device(&self, opened: bool) -> Device {
-        let place = place(self.slot.unwrap_or(usize::MAX));
+        let slot = self.slot.unwrap_or(usize::MAX);
+        let place = if self.directory { Place::Directory { dev: slot as u64, ino: 2 } } else { place(slot) };
         let busy = self.in_use || self.held.is_some();
         // A mount is seen from outside; who merely holds it shows only when it is opened.
         let in_use = if self.in_use {
             Some(InUse::Mounted { at: "/pod".to_owned() })
-        } else if busy && opened {
+        } else if busy && opened && !self.directory {
             Some(InUse::Exclusive)
         } else {
             None

@@ -551,7 +551,7 @@ impl World {
         match checked {
             Ok(disk) => {
                 oracle::first_byte(self, disk, &worker);
-                if worker.job.resume_at < HALF {
+                if worker.job.resume_at < HALF || self.disks[disk].directory {
                     self.disks[disk].cells[0] = Cell::Zero;
                 }
                 if let Some(daemon) = &mut self.daemon {
