@@ -33,8 +33,8 @@ const MAX_CHUNK: u64 = 64 << 20;
 /// How much is read back at a time: several devices are cleaned at once, and the whole agent fits into a few MiB.
 const READ_LEN: u64 = 128 << 10;
 
-/// How many blocks of a chunk must hold data for it to count as full.
-const FULL_SAMPLES: u64 = 8;
+/// How many blocks of a chunk must hold data for it to count as full. Each read costs a few percent of what it saves.
+const FULL_SAMPLES: u64 = 3;
 
 /// How much is made random at a time: it stays in the processor's cache until it is written, and is large enough for
 /// a disk's full speed.
