@@ -321,14 +321,12 @@ fn lives(birth: Birth, also: fn(&Stats) -> u64) {
 
 #[test]
 fn every_broken_daemon_is_caught() {
-    let births: [(&str, Birth); 2] = [("raw devices", raw_devices), ("mounted directories", mounted_directories)];
+    // Of a directory, a look before the offer finds what a failed cleaning left: no rule is broken then.
+    let births: [(&str, Birth, &[Mutant]); 2] =
+        [("raw devices", raw_devices, &[]), ("mounted directories", mounted_directories, &[Mutant::FailureIsSuccess])];
     let mut missed = Vec::new();
-    for (of, birth) in births {
-        for mutant in Mutant::FOUND {
-            if of == "mounted directories" && mutant == Mutant::FailureIsSuccess {
-                // A look before the offer finds what was left and keeps it in quarantine: no rule is broken.
-                continue;
-            }
+    for (of, birth, harmless) in births {
+        for mutant in Mutant::FOUND.into_iter().filter(|mutant| !harmless.contains(mutant)) {
             // Some mistakes need a rare order of events; the walk ends with the first life that shows one.
             match walks(birth, 1..WALKS * 12, Some(mutant)) {
                 Ok(_) => missed.push((of, mutant)),
