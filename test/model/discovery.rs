@@ -748,9 +748,9 @@ fn a_directory_within_a_volume_is_no_volume_also_when_the_config_has_forgotten_t
     assert_eq!(scene.report("/mnt/fast/vol2").state, Word::Error);
 }
 
-fn cleaned_and_being_deleted() -> (Scene, PersistentVolume) {
+fn cleaned_and_being_deleted(path: &str, device: Device) -> (Scene, PersistentVolume) {
     let mut scene = Scene::new();
-    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    scene.sees(&[(path, Ok(device))]);
     let mut pv = scene.posted("u1", Phase::Available);
     scene.release(&mut pv);
     let job = scene.cleaning(Some(&pv));
@@ -762,7 +762,7 @@ fn cleaned_and_being_deleted() -> (Scene, PersistentVolume) {
 /// The daemon was away between the cleaning and the deletion: somebody may have used it again.
 #[test]
 fn a_cleaned_volume_that_somebody_else_deleted_is_looked_at_before_it_is_offered() {
-    let (mut scene, pv) = cleaned_and_being_deleted();
+    let (mut scene, pv) = cleaned_and_being_deleted("/mnt/fast/vol1", directory("a", data()));
     // As after a restart: it is not known that we sent it.
     scene.state.snapshot.writes.clear();
     scene.gone(&pv);
@@ -776,13 +776,7 @@ fn a_cleaned_volume_that_somebody_else_deleted_is_looked_at_before_it_is_offered
 #[test]
 fn a_block_volume_is_looked_at_between_its_deletion_and_its_next_offer() {
     for (content, word) in [(Content::Blank, Word::Offering), (data(), Word::Quarantined)] {
-        let mut scene = Scene::new();
-        scene.sees(&[("/mnt/raw/disk", Ok(block("a", data())))]);
-        let mut pv = scene.posted("u1", Phase::Available);
-        scene.release(&mut pv);
-        let job = scene.cleaning(Some(&pv));
-        scene.ends(job.id, cleaned());
-        let Action::DeletePv { .. } = scene.deed() else { panic!() };
+        let (mut scene, pv) = cleaned_and_being_deleted("/mnt/raw/disk", block("a", data()));
         scene.gone(&pv);
         assert!(scene.does_nothing().look);
         scene.sees(&[("/mnt/raw/disk", Ok(block("a", content)))]);
@@ -826,7 +820,7 @@ fn a_block_volume_that_is_gone_and_seems_blank_is_zeroed_before_it_is_offered_ag
 /// Its own DELETE, and of this very volume, is all that the daemon may take its disappearance for.
 #[test]
 fn a_repair_is_not_taken_for_the_deletion_of_a_cleaned_volume() {
-    let (mut scene, pv) = cleaned_and_being_deleted();
+    let (mut scene, pv) = cleaned_and_being_deleted("/mnt/fast/vol1", directory("a", data()));
     let write = scene.state.snapshot.writes.get_mut(&pv.metadata.name).unwrap();
     assert_eq!(write.deletes.take(), Some("u1".to_owned()));
     scene.gone(&pv);
