@@ -231,7 +231,10 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
             not_in_service::quarantine(ctx, entry, why);
         }
         (Content::NotRead | Content::Unreadable { .. }, None) => {
-            ctx.say(entry, Word::Error, format!("{gone}, and the device cannot be read"));
+            let mut report = ctx.report(entry, Word::Error, format!("{gone}, and the device cannot be read"));
+            report.next =
+                Some("check the disk (kernel log, SMART): it is offered or quarantined once it is read".to_owned());
+            ctx.push(report);
         }
     }
 }
