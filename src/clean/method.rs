@@ -10,7 +10,7 @@ use super::throttle::Throttle;
 use super::zeros::Zeros;
 use crate::host::block::{BlockError, Way};
 use crate::host::buffer::{AlignedBuf, is_zero};
-use crate::model::ranges::{CHUNK, Chunk, SAMPLE};
+use crate::model::ranges::{Chunk, SAMPLE};
 use std::time::{Duration, Instant};
 
 /// How often what was written is flushed and told. A restart repeats at most so much work.
@@ -23,7 +23,7 @@ const FLUSH_BYTES: u64 = 64 << 20;
 /// One call should not take longer than this: a cancelled cleaning ends within 2 s. The chunk is adapted to it.
 const CALL_TIME: Duration = Duration::from_millis(250);
 
-/// The smallest chunk that adapting leads to.
+/// The first chunk, and the smallest that adapting leads to: nobody knows yet how fast the device is.
 const MIN_CHUNK: u64 = 1 << 20;
 
 /// The largest: a device that makes zeros by noting them takes as long for a call as for a hundred MiB, and one that
@@ -153,20 +153,17 @@ impl Method<'_> {
         let mut flushed = from;
         let mut flushed_at = Instant::now();
         let mut in_cache = 0;
-        let mut limit = CHUNK;
+        let mut limit = MIN_CHUNK;
         let mut hand = Hand { discards: true, zeros: Zeros::default(), random: None };
         while let Some((pass, chunk)) = self.course.chunk_at(position, limit.min(self.limit.at_once())) {
             if self.watch.stopped() {
                 return Err(Ended::Cancelled { done: flushed });
             }
             self.same_size()?;
-            // The bytes of a random pass go to the medium one and all: how fast it takes them shows with a small chunk.
-            let begins = pass == Pass::Random && hand.random.is_none();
-            let chunk = Chunk { len: if begins { chunk.len.min(MIN_CHUNK) } else { chunk.len }, ..chunk };
             let before = Instant::now();
             let way = self.chunk(pass, chunk, &mut hand)?;
             self.watch.alive();
-            limit = adapted(if begins { MIN_CHUNK } else { limit }, before.elapsed());
+            limit = adapted(limit, before.elapsed());
             used = used.max(way);
             position += chunk.len;
             if matches!(way, Used::Zero(Way::Write) | Used::Random) {
@@ -402,12 +399,12 @@ impl Method<'_> {
     }
 }
 
-/// The next limit of a chunk: halved after a slow call, doubled after a quick one.
+/// The next limit of a chunk: halved after a slow call, four times as large after one so quick that this is not slow.
 fn adapted(limit: u64, took: Duration) -> u64 {
     if took > CALL_TIME {
         (limit / 2).max(MIN_CHUNK)
-    } else if took < CALL_TIME / 4 {
-        (limit * 2).min(MAX_CHUNK)
+    } else if took < CALL_TIME / 8 {
+        (limit * 4).min(MAX_CHUNK)
     } else {
         limit
     }
@@ -649,12 +646,12 @@ mod tests {
             fake.kept.get()
         };
         let slow = || Fake { unmaps_in: Duration::from_millis(50), ..Fake::default() };
-        assert_eq!(kept(&slow(), None), SIZE - CHUNK, "all but the first chunk");
+        assert_eq!(kept(&slow(), None), SIZE - MIN_CHUNK, "all but the first chunk");
         // The device would be asked to write what it only has to note.
         assert_eq!(kept(&slow(), Some(u64::MAX)), 0);
         // Of a thin device.
         let holed = slow();
-        for block in (0..SIZE / 4096).filter(|block| block * 4096 % (2 * MIB) < MIB) {
+        for block in (0..SIZE / 4096).filter(|block| block * 4096 % MIB < MIB / 2) {
             holed.blocks.borrow_mut()[block as usize] = ZERO;
         }
         assert_eq!(kept(&holed, None), 0);
@@ -850,18 +847,18 @@ mod tests {
 
     #[test]
     fn slow_devices_get_smaller_chunks_and_progress_is_told_once_a_second() {
-        assert_eq!(adapted(CHUNK, Duration::from_secs(1)), CHUNK / 2);
+        assert_eq!(adapted(MAX_CHUNK, Duration::from_secs(1)), MAX_CHUNK / 2);
         assert_eq!(adapted(MIN_CHUNK, Duration::from_secs(1)), MIN_CHUNK);
-        assert_eq!(adapted(MIN_CHUNK, Duration::from_millis(1)), 2 * MIN_CHUNK);
-        assert_eq!(adapted(CHUNK, Duration::from_millis(1)), 2 * CHUNK);
+        assert_eq!(adapted(MIN_CHUNK, Duration::from_millis(100)), MIN_CHUNK);
+        assert_eq!(adapted(MIN_CHUNK, Duration::from_millis(1)), 4 * MIN_CHUNK);
         assert_eq!(adapted(MAX_CHUNK, Duration::from_millis(1)), MAX_CHUNK);
         // Two calls take longer than a second together, so the first flush comes after them.
-        let slow = Fake { slow: Duration::from_millis(510), size: Cell::new(SIZE / 2), ..Fake::default() };
-        let course = Course::new(Ranges::of(Cleaning::Zero, SIZE / 2), vec![Pass::Zero]);
+        let size = 2 * MIN_CHUNK;
+        let slow = Fake { slow: Duration::from_millis(510), size: Cell::new(size), ..Fake::default() };
+        let course = Course::new(Ranges::of(Cleaning::Zero, size), vec![Pass::Zero]);
         let (watch, limit) = (Until::signs(u64::MAX), Throttle::default());
-        let method =
-            Method { medium: &slow, course: &course, size: SIZE / 2, limit: &limit, watch: &watch, name: "fake" };
+        let method = Method { medium: &slow, course: &course, size, limit: &limit, watch: &watch, name: "fake" };
         method.write(0).unwrap();
-        assert_eq!(*watch.told.borrow(), [SIZE / 2]);
+        assert_eq!(*watch.told.borrow(), [size]);
     }
 }
