@@ -722,6 +722,22 @@ fn what_a_volume_that_does_not_fit_was_used_for_is_not_offered_as_found_when_it_
     assert_eq!(scene.report("/mnt/fast/vol1").state, Word::Quarantined);
 }
 
+/// Two of them would stand in each other's way for ever.
+#[test]
+fn a_volume_that_does_not_fit_makes_no_second_entry_for_a_device_that_may_have_one() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(7, GIB, data())))]);
+    scene.posted("u1", Phase::Bound);
+    scene.state.snapshot.boot_id = "boot-2".to_owned();
+    scene.sees(&[("/mnt/fast/vol1", Ok(unnamed(8, GIB + 5, data())))]);
+    scene.does_nothing();
+    let mut unfit = originals("vol1", &format!("local-volume-provisioner-{NODE}"), Phase::Bound);
+    unfit.spec.storage_class_name = "former".to_owned();
+    scene.watch(WatchUpdate::Replaced(vec![unfit]));
+    scene.turn();
+    assert_eq!(scene.state.snapshot.entries.len(), 1, "{:?}", scene.state.snapshot.entries);
+}
+
 #[test]
 fn nothing_is_offered_while_a_volume_of_this_node_lies_in_a_directory_that_the_config_has_forgotten() {
     let mut scene = Scene::new();
