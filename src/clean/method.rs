@@ -399,12 +399,12 @@ impl Method<'_> {
     }
 }
 
-/// The next limit of a chunk: halved after a slow call, four times as large after one so quick that this is not slow.
+/// The next limit of a chunk: halved after a slow call, doubled after a quick one.
 fn adapted(limit: u64, took: Duration) -> u64 {
     if took > CALL_TIME {
         (limit / 2).max(MIN_CHUNK)
-    } else if took < CALL_TIME / 8 {
-        (limit * 4).min(MAX_CHUNK)
+    } else if took < CALL_TIME / 4 {
+        (limit * 2).min(MAX_CHUNK)
     } else {
         limit
     }
@@ -646,7 +646,7 @@ mod tests {
             fake.kept.get()
         };
         let slow = || Fake { unmaps_in: Duration::from_millis(50), ..Fake::default() };
-        assert_eq!(kept(&slow(), None), SIZE - MIN_CHUNK, "all but the first chunk");
+        assert_eq!(kept(&slow(), None), SIZE - 5 * MIN_CHUNK, "all but what showed that unmapping is slow");
         // The device would be asked to write what it only has to note.
         assert_eq!(kept(&slow(), Some(u64::MAX)), 0);
         // Of a thin device.
@@ -850,7 +850,7 @@ mod tests {
         assert_eq!(adapted(MAX_CHUNK, Duration::from_secs(1)), MAX_CHUNK / 2);
         assert_eq!(adapted(MIN_CHUNK, Duration::from_secs(1)), MIN_CHUNK);
         assert_eq!(adapted(MIN_CHUNK, Duration::from_millis(100)), MIN_CHUNK);
-        assert_eq!(adapted(MIN_CHUNK, Duration::from_millis(1)), 4 * MIN_CHUNK);
+        assert_eq!(adapted(MIN_CHUNK, Duration::from_millis(1)), 2 * MIN_CHUNK);
         assert_eq!(adapted(MAX_CHUNK, Duration::from_millis(1)), MAX_CHUNK);
         // Two calls take longer than a second together, so the first flush comes after them.
         let size = 2 * MIN_CHUNK;
