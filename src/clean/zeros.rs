@@ -2,8 +2,9 @@
 //!
 //! Unmapping gives blocks back, which costs a loop device on a file of ext4 three times as much as keeping them, and flash
 //! next to nothing. Keeping takes blocks where there are none: of 4 GiB of a loop device on a sparse file it took 4 GiB of
-//! the disk below (measured), unmapping none. So it is for chunks only that are full of data, and as looking whether they
-//! are takes time, only where it is a good deal quicker.
+//! the disk below (measured), unmapping none. So it is for devices that are full of data: one block of each chunk is looked
+//! at, and the first that is zero ends it. However much of a device is holes, what is taken before one is hit comes to one
+//! chunk on average. As looking takes time, it is done only where keeping is a good deal quicker.
 
 use crate::host::block::Way;
 use std::time::Duration;
@@ -15,10 +16,11 @@ pub struct Zeros {
     unmapping: Option<Pace>,
     /// At first.
     keeping: Option<Pace>,
+    holes: bool,
 }
 
 /// Of one call. Some of its time passes whatever its length, so a longer call has the better pace.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Pace {
     len: u64,
     seconds_a_byte: f64,
@@ -28,8 +30,11 @@ struct Pace {
 const QUICKER: f64 = 2.0;
 
 impl Zeros {
-    /// Whether to keep the blocks of a chunk that is full. Not on a device that cannot unmap: there is one way only.
+    /// Whether to keep the blocks of a chunk that holds data. Not on a device that cannot unmap: there is one way only.
     pub fn keep(&self) -> bool {
+        if self.holes {
+            return false;
+        }
         match (&self.unmapping, &self.keeping) {
             (None, _) => false,
             (Some(_), None) => true,
@@ -37,6 +42,10 @@ impl Zeros {
                 keeping.len <= unmapping.len && keeping.seconds_a_byte * QUICKER < unmapping.seconds_a_byte
             }
         }
+    }
+
+    pub fn found_hole(&mut self) {
+        self.holes = true;
     }
 
     /// So long it took, or it failed.
@@ -71,6 +80,9 @@ mod tests {
             assert!(zeros.keep(), "then the other way");
             zeros.took(Way::ZeroRange, MIB, keeping);
             assert_eq!(zeros.keep(), keep);
+            let mut thin = Zeros { holes: false, ..zeros };
+            thin.found_hole();
+            assert!(!thin.keep());
             zeros.took(Way::ZeroRange, 64 * MIB, None);
             assert!(!zeros.keep(), "it fails now");
         }
