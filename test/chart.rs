@@ -553,11 +553,58 @@ fn node_cleanup_is_our_program_with_its_values_as_flags_and_its_own_rights() {
     assert_eq!(container["securityContext"]["runAsNonRoot"], true);
     let (lease, everywhere): (Vec<Rbac>, Vec<Rbac>) =
         cleanup::all_rbac().into_iter().partition(|rule| rule.resource == "leases");
-    assert_eq!(objects.rights("ClusterRole", name), of_code(everywhere));
+    let role = format!("{name}-clusterrole");
+    assert_eq!(objects.rights("ClusterRole", &role), of_code(everywhere));
     assert_eq!(objects.rights("Role", name), of_code(lease));
-    for kind in ["ClusterRoleBinding", "RoleBinding"] {
+    for (kind, binding, role) in
+        [("ClusterRoleBinding", &*format!("{name}-clusterrolebinding"), &*role), ("RoleBinding", name, name)]
+    {
         let subject = json!([{"kind": "ServiceAccount", "name": name, "namespace": "default"}]);
-        assert_eq!(objects.get(kind, name)["subjects"], subject);
+        assert_eq!(objects.get(kind, binding)["subjects"], subject);
+        assert_eq!(objects.get(kind, binding)["roleRef"]["name"], role);
+    }
+}
+
+/// What cannot be changed in a Deployment, and the labels that dashboards and policies select by, are the original's.
+#[test]
+fn node_cleanup_has_the_originals_names_selector_and_labels() {
+    if !helm_is_there() {
+        return;
+    }
+    let long = "a-release-whose-name-is-so-long-that-not-much-is-left"; // 53: the most that Helm takes
+    let longest = "b".repeat(63);
+    let fifty = "c".repeat(50);
+    for (release, values, name) in [
+        ("disks", String::new(), "disks-local-static-provisioner-node-cleanup-controller"),
+        ("disks", "nameOverride: provisioner".to_owned(), "disks-provisioner-node-cleanup-controller"),
+        // Cut off at 63 characters.
+        (long, format!("fullnameOverride: {fifty}"), &*format!("{fifty}-node-cleanup")),
+        // Here the original's objects would have the DaemonSet's name, so that Helm refuses them.
+        (long, format!("fullnameOverride: {longest}"), &*format!("{}-node-cleanup-controller", &longest[..39])),
+    ] {
+        let values = format!("{values}\nnodeCleanupController: {{enabled: true, podLabels: {{team: storage}}}}");
+        let output = helm(&["template", release, CHART], &values);
+        assert!(output.status.success(), "{values}: {}", String::from_utf8_lossy(&output.stderr));
+        let objects = Objects::parse(&String::from_utf8(output.stdout).unwrap());
+        let deployment = objects.get("Deployment", name);
+        let selector = json!({"app.kubernetes.io/name": name, "app.kubernetes.io/instance": release});
+        assert_eq!(deployment["spec"]["selector"]["matchLabels"], selector);
+        let component = "app.kubernetes.io/component";
+        let mut labels = selector.clone();
+        labels[component] = json!("node-cleanup-controller");
+        labels["team"] = json!("storage");
+        assert_eq!(deployment["spec"]["template"]["metadata"]["labels"], labels);
+        for (kind, name) in [
+            ("Deployment", name.to_owned()),
+            ("ServiceAccount", name.to_owned()),
+            ("ClusterRole", format!("{name}-clusterrole")),
+            ("ClusterRoleBinding", format!("{name}-clusterrolebinding")),
+        ] {
+            let labels = &objects.get(kind, &name)["metadata"]["labels"];
+            assert_eq!(labels["app.kubernetes.io/name"], selector["app.kubernetes.io/name"], "{kind}");
+            assert_eq!(labels[component], "node-cleanup-controller", "{kind}");
+            assert_eq!(labels["app.kubernetes.io/managed-by"], "Helm", "{kind}");
+        }
     }
 }
 
@@ -570,11 +617,12 @@ fn values_that_would_not_do_what_they_say_are_refused_with_the_next_step() {
         ("enableWindows: true", "does not run on Windows; set it to false"),
         (
             "image: registry.k8s.io/sig-storage/local-volume-provisioner:v2.9.0",
-            "is the original's program; set it to your image",
+            "image: registry.k8s.io/sig-storage/local-volume-provisioner:v2.9.0 is the original's program; set it to your image",
         ),
         (
             "{nodeCleanupController: {enabled: true, image: 'registry.k8s.io/sig-storage/local-volume-node-cleanup:v2.9.0'}}",
-            "is the original's program",
+            "nodeCleanupController.image: registry.k8s.io/sig-storage/local-volume-node-cleanup:v2.9.0 is the original's \
+             program; set it to your image of local-pv-provisioner, e.g. --set nodeCleanupController.image=",
         ),
         ("classes: [{name: fast}]", "classes: fast has no hostDir"),
         ("classes: [{hostDir: /mnt/fast}]", "classes: an entry has no name"),
@@ -686,7 +734,7 @@ fn a_real_api_server_accepts_what_the_chart_makes_of_any_values() {
     assert!(notes("{hostPID: false, mountDevVolume: false}").matches("WARNING").count() == 2);
 }
 
-/// What cannot be changed in a DaemonSet, a StorageClass or a binding is as the original left it.
+/// What cannot be changed in a DaemonSet, a Deployment, a StorageClass or a binding is as the original left it.
 #[test]
 fn a_release_of_the_original_is_upgraded_in_place_and_can_be_rolled_back() {
     if !kubectl_is_there() || !helm_is_there() {
@@ -694,10 +742,20 @@ fn a_release_of_the_original_is_upgraded_in_place_and_can_be_rolled_back() {
     }
     let Some(plane) = control_plane() else { return };
     let release = "upgraded-local-static-provisioner";
-    let classes = "classes: [{name: upgraded, hostDir: /mnt/upgraded, storageClass: true}]";
+    let values = "{classes: [{name: upgraded, hostDir: /mnt/upgraded, storageClass: true}], nodeCleanupController: {enabled: true}}";
     let selector = json!({"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": release});
     let role = format!("{release}-node-clusterrole");
+    let cleanup = format!("{release}-node-cleanup-controller");
+    let cleanup_selector = json!({"app.kubernetes.io/name": cleanup, "app.kubernetes.io/instance": release});
     let originals = [
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": cleanup}, "spec": {
+            "selector": {"matchLabels": cleanup_selector},
+            "template": {"metadata": {"labels": cleanup_selector}, "spec": {
+                "containers": [{"name": "node-cleanup-controller", "image": "the-original:v2.9.0"}]}}}}),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": format!("{cleanup}-clusterrolebinding")},
+            "subjects": [{"kind": "ServiceAccount", "name": cleanup, "namespace": "default"}],
+            "roleRef": {"kind": "ClusterRole", "name": format!("{cleanup}-clusterrole"), "apiGroup": "rbac.authorization.k8s.io"}}),
         json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "upgraded"},
             "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer",
             "reclaimPolicy": "Delete"}),
@@ -723,10 +781,10 @@ fn a_release_of_the_original_is_upgraded_in_place_and_can_be_rolled_back() {
         String::from_utf8(output.stdout).unwrap()
     };
     let image = ".spec.template.spec.containers[0].image";
-    well(helm(&["install", release, scratch.0.to_str().unwrap(), &config], classes));
+    well(helm(&["install", release, scratch.0.to_str().unwrap(), &config], values));
     let uid = shown(".metadata.uid");
     assert_eq!((uid.is_empty(), shown(image)), (false, "the-original:v2.9.0".to_owned()));
-    well(helm(&["upgrade", release, CHART, &config], classes));
+    well(helm(&["upgrade", release, CHART, &config], values));
     assert_eq!((shown(".metadata.uid"), shown(image)), (uid.clone(), IMAGE.to_owned()));
     well(Command::new(HELM).args(["rollback", release, "1", &config]).output().unwrap());
     assert_eq!((shown(".metadata.uid"), shown(image)), (uid, "the-original:v2.9.0".to_owned()));
