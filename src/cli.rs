@@ -32,6 +32,9 @@ enum Command {
     #[command(after_help = AFTER_HELP)]
     Run(RunArgs),
     /// Show what would be done with each device, and why; write nothing anywhere
+    #[command(
+        after_help = "Exit codes: 0; 1 where the settings have errors or something could not be read; 2 for bad flags."
+    )]
     Plan(PlanArgs),
     /// For the whole cluster: delete the claims and volumes of nodes that are gone
     NodeCleanup(flags::Args),
