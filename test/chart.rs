@@ -390,6 +390,251 @@ fn the_config_map_speaks_the_originals_dialect() {
     assert_eq!(text["provisionerNotReadyNodeTaintKey"], "example.com/not-ready");
 }
 
+/// One of the example values files that the original publishes (helm/examples), and what its chart makes of it.
+struct Example {
+    name: &'static str,
+    values: String,
+    /// The config directory.
+    data: Value,
+    /// Its StorageClasses by name: the fields that are not those of every one.
+    classes: Value,
+    /// Kinds beside those of every release; `-` before one that is missing.
+    kinds: &'static str,
+    /// Fields of the DaemonSet's pods, by JSON pointer.
+    pod: Value,
+}
+
+/// As its charts from 2.5 to 2.9 render them (helm/generated_examples), without what they have for Windows.
+fn published_examples() -> Vec<Example> {
+    let disks = |command: &str, more: &str| {
+        format!(
+            "{{classes: [{{name: local-storage, hostDir: /mnt/disks, volumeMode: Block, storageClass: true,
+              blockCleanerCommand: {command}}}]{more}}}"
+        )
+    };
+    let shred = |more: &str| disks("[/scripts/shred.sh, '2']", more);
+    let quick = |more: &str| disks("[/scripts/quick_reset.sh]", more);
+    let directory = |path: &str| json!({"hostDir": path, "mountDir": path});
+    let block = |command: &[&str]| {
+        json!({"local-storage": {"hostDir": "/mnt/disks", "mountDir": "/mnt/disks", "volumeMode": "Block",
+            "blockCleanerCommand": command}})
+    };
+    let (shredded, reset) = (block(&["/scripts/shred.sh", "2"]), block(&["/scripts/quick_reset.sh"]));
+    let example = |name, values, data, classes, kinds, pod| Example { name, values, data, classes, kinds, pod };
+    // Most of them differ in the pods only.
+    let of_shred = |name, more: &str, kinds, pod| {
+        example(name, shred(more), json!({"storageClassMap": shredded}), json!({"local-storage": {}}), kinds, pod)
+    };
+    let ssds = "/mnt/disks/by-uuid/google-local-ssds";
+    let gce = |name, class: &str, classes| {
+        let scsi = format!("{{name: local-scsi, hostDir: {ssds}-scsi-fs, storageClass: {class}}}");
+        let nvme = format!("{{name: local-nvme, hostDir: {ssds}-nvme-fs, storageClass: {class}}}");
+        let map = json!({"local-scsi": directory(&format!("{ssds}-scsi-fs")), "local-nvme": directory(&format!("{ssds}-nvme-fs"))});
+        let data = json!({"useNodeNameOnly": true, "storageClassMap": map});
+        example(name, format!("{{useNodeNameOnly: true, classes: [{scsi}, {nvme}]}}"), data, classes, "", json!({}))
+    };
+    let gke = |name, class: &str, path: &str, more: &str| {
+        let class_of = format!("{{name: {class}, hostDir: {path}, storageClass: true{more}}}");
+        let data = json!({"useNodeNameOnly": true, "storageClassMap": {class: directory(path)}});
+        let values = format!("{{useNodeNameOnly: true, classes: [{class_of}]}}");
+        example(name, values, data, json!({class: {}}), "", json!({}))
+    };
+    let resources =
+        json!({"limits": {"cpu": "100m", "memory": "200Mi"}, "requests": {"cpu": "50m", "memory": "100Mi"}});
+    vec![
+        of_shred("baremetal", "", "", json!({})),
+        of_shred(
+            "baremetal-affinity",
+            ", affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms:
+               [{matchExpressions: [{key: pool, operator: In, values: [localssd]}]}]}}}",
+            "",
+            json!({"/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0":
+                {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["localssd"]}]}}),
+        ),
+        of_shred(
+            "baremetal-nodeselector",
+            ", nodeSelector: {localVolume: present}",
+            "",
+            json!({"/nodeSelector": {"kubernetes.io/os": "linux", "localVolume": "present"}}),
+        ),
+        of_shred(
+            "baremetal-priority-critical",
+            ", priorityClassName: system-node-critical",
+            "",
+            json!({"/priorityClassName": "system-node-critical"}),
+        ),
+        of_shred(
+            "baremetal-priority-noncritical",
+            ", priorityClassName: priority-important",
+            "",
+            json!({"/priorityClassName": "priority-important"}),
+        ),
+        of_shred("baremetal-prometheus", ", serviceMonitor: {enabled: true}", "Service ServiceMonitor", json!({})),
+        of_shred(
+            "baremetal-with-resource-limits",
+            ", resources: {limits: {cpu: 100m, memory: 200Mi}, requests: {cpu: 50m, memory: 100Mi}}",
+            "",
+            json!({"/containers/0/resources": resources}),
+        ),
+        // Role and RoleBinding are ours, for the Lease.
+        of_shred(
+            "baremetal-node-cleanup",
+            ", nodeCleanupController: {enabled: true, storageClassNames: [local-storage], pvcDeletionDelay: 60s,
+               stalePVDiscoveryInterval: 10s}",
+            "ClusterRole ClusterRoleBinding Deployment Role RoleBinding ServiceAccount",
+            json!({}),
+        ),
+        // With the pods' tolerations the Jobs get theirs: the generated example, of an older chart, has only the former.
+        example(
+            "baremetal-tolerations",
+            shred(", tolerations: [{key: node-role.kubernetes.io/master, effect: NoSchedule}]"),
+            json!({"storageClassMap": shredded,
+                "jobTolerations": [{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]}),
+            json!({"local-storage": {}}),
+            "",
+            json!({"/tolerations": [{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]}),
+        ),
+        example(
+            "baremetal-cleanbyjobs",
+            quick(", useJobForCleaning: true"),
+            json!({"useJobForCleaning": true, "storageClassMap": reset}),
+            json!({"local-storage": {}}),
+            "Role RoleBinding",
+            json!({}),
+        ),
+        example(
+            "baremetal-resyncperiod",
+            quick(", minResyncPeriod: 1h"),
+            json!({"minResyncPeriod": "1h", "storageClassMap": reset}),
+            json!({"local-storage": {}}),
+            "",
+            json!({}),
+        ),
+        example(
+            "baremetal-without-rbac",
+            quick(", rbac: {create: false}"),
+            json!({"storageClassMap": reset}),
+            json!({"local-storage": {}}),
+            "-ClusterRole -ClusterRoleBinding",
+            json!({"/serviceAccountName": NAME}),
+        ),
+        example(
+            "baremetal-provisioner",
+            quick("").replace("storageClass: true", "storageClass: {provisioner: local-provisioner}"),
+            json!({"storageClassMap": reset}),
+            json!({"local-storage": {"provisioner": "local-provisioner"}}),
+            "",
+            json!({}),
+        ),
+        example(
+            "baremetal-default-storage",
+            "classes: [{name: local-storage, hostDir: /mnt/disks, volumeMode: Filesystem, accessMode: ReadWriteOnce,
+              storageClass: {isDefaultClass: true}}]"
+                .to_owned(),
+            json!({"storageClassMap": {"local-storage": {"hostDir": "/mnt/disks", "mountDir": "/mnt/disks",
+                "volumeMode": "Filesystem", "accessMode": "ReadWriteOnce"}}}),
+            json!({"local-storage": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}),
+            "",
+            json!({}),
+        ),
+        // It has enableWindows: true besides, which is refused.
+        example(
+            "baremetal-additional-args",
+            "{classes: [{name: local-storage, hostDir: /mnt/disks, storageClass: true}],
+              additionalArgs: [--stderrthreshold=INFO, --v=2]}"
+                .to_owned(),
+            json!({"storageClassMap": {"local-storage": directory("/mnt/disks")}}),
+            json!({"local-storage": {}}),
+            "",
+            json!({"/containers/0/args": ["--stderrthreshold=INFO", "--v=2"]}),
+        ),
+        example(
+            "additional-volumes",
+            "{additionalVolumes: [{name: init-config, configMap: {name: init-config}}, {name: signal, emptyDir: {}}],
+              additionalVolumeMounts: [{name: signal, mountPath: /etc/signal, readOnly: true}],
+              initContainers: [{name: test, image: 'alpine:3', command: [/bin/sh], args: [-c, /etc/init/run.sh],
+                volumeMounts: [{name: init-config, mountPath: /etc/init}, {name: signal, mountPath: /etc/signal}]}]}"
+                .to_owned(),
+            json!({"storageClassMap": {"fast-disks": {"hostDir": "/mnt/fast-disks", "mountDir": "/mnt/fast-disks",
+                "blockCleanerCommand": ["/scripts/shred.sh", "2"], "volumeMode": "Filesystem",
+                "accessMode": "ReadWriteOnce", "fsType": "ext4", "namePattern": "*"}}}),
+            json!({}),
+            "",
+            json!({
+                "/initContainers/0/args": ["-c", "/etc/init/run.sh"],
+                "/initContainers/0/volumeMounts/1": {"name": "signal", "mountPath": "/etc/signal"},
+                "/containers/0/volumeMounts/4": {"name": "signal", "mountPath": "/etc/signal", "readOnly": true},
+                "/volumes/4": {"name": "init-config", "configMap": {"name": "init-config"}},
+                "/volumes/5": {"name": "signal", "emptyDir": {}},
+            }),
+        ),
+        example(
+            "eks-nvme-ssd",
+            "classes: [{name: nvme-ssd, hostDir: /dev/disk/kubernetes, storageClass: true}]".to_owned(),
+            json!({"storageClassMap": {"nvme-ssd": directory("/dev/disk/kubernetes")}}),
+            json!({"nvme-ssd": {}}),
+            "",
+            json!({}),
+        ),
+        gce("gce", "true", json!({"local-scsi": {}, "local-nvme": {}})),
+        gce(
+            "gce-retain",
+            "{reclaimPolicy: Retain}",
+            json!({"local-scsi": {"reclaimPolicy": "Retain"}, "local-nvme": {"reclaimPolicy": "Retain"}}),
+        ),
+        gke("gke", "local-scsi", "/mnt/disks", ""),
+        gke("gke-nvme-ssd-block-raid", "nvme-ssd-block", "/mnt/disks/raid", ""),
+        // They name an image of the original's besides, which is refused.
+        gke("development-gce, development-gke", "local-scsi", "/mnt/disks", ", fsType: ''"),
+    ]
+}
+
+#[test]
+fn the_examples_that_the_original_publishes_become_what_its_chart_makes_of_them() {
+    if !helm_is_there() {
+        return;
+    }
+    for Example { name, values, data, classes, kinds, pod } in published_examples() {
+        let output = helm(&["template", NAME, CHART], &values);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let objects = Objects::parse(&String::from_utf8(output.stdout).unwrap());
+        assert_eq!(json!(objects.config()), data, "{name}");
+        let mut wanted = vec!["ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet", "ServiceAccount"];
+        for kind in kinds.split_whitespace() {
+            match kind.strip_prefix('-') {
+                Some(missing) => wanted.retain(|kind| *kind != missing),
+                None => wanted.push(kind),
+            }
+        }
+        for (class, fields) in classes.as_object().unwrap() {
+            wanted.push("StorageClass");
+            let mut metadata = json!({"name": class, "labels": labels()});
+            if let Some(annotations) = fields.get("annotations") {
+                metadata["annotations"] = annotations.clone();
+            }
+            let field = |key: &str, default: &str| fields.get(key).cloned().unwrap_or_else(|| json!(default));
+            let want = json!({
+                "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": metadata,
+                "provisioner": field("provisioner", "kubernetes.io/no-provisioner"),
+                "volumeBindingMode": "WaitForFirstConsumer", "reclaimPolicy": field("reclaimPolicy", "Delete"),
+            });
+            assert_eq!(*objects.get("StorageClass", class), want, "{name}");
+        }
+        wanted.sort_unstable();
+        assert_eq!(objects.0.keys().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>(), wanted, "{name}");
+        for (class, settings) in data["storageClassMap"].as_object().unwrap() {
+            let volume = json!({"name": class, "hostPath": {"path": settings["hostDir"]}});
+            assert_eq!(*named(&objects.pod()["volumes"], class), volume, "{name}");
+            let mount =
+                json!({"name": class, "mountPath": settings["mountDir"], "mountPropagation": "HostToContainer"});
+            assert_eq!(*named(&objects.container()["volumeMounts"], class), mount, "{name}");
+        }
+        for (pointer, value) in pod.as_object().unwrap() {
+            assert_eq!(objects.pod().pointer(pointer), Some(value), "{name}: {pointer}");
+        }
+    }
+}
+
 #[test]
 fn every_class_is_mounted_with_propagation_and_has_its_storage_class_if_asked_for() {
     if !helm_is_there() {
