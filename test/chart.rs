@@ -144,7 +144,7 @@ serviceMonitor: {enabled: false, interval: 10s, namespace: null, additionalLabel
         "monitors",
         "{serviceMonitor: {enabled: true, namespace: monitoring, interval: 30s, additionalLabels: {release: prometheus},
           relabelings: [{sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: nodename}]},
-          podMonitor: {enabled: true}}",
+          podMonitor: {enabled: true, metricRelabelings: [{action: labeldrop, regex: mode}]}}",
     ),
     (
         "node cleanup",
@@ -758,7 +758,9 @@ fn prometheus_finds_the_pods_of_the_daemon_set_and_no_others() {
         "namespaceSelector": {"matchNames": ["default"]}, "selector": {"matchLabels": selector}});
     assert_eq!(monitor["spec"], spec);
     let pods = &objects.get("PodMonitor", NAME)["spec"];
-    assert_eq!(pods["podMetricsEndpoints"], json!([{"port": "metrics", "interval": "10s", "scheme": "http"}]));
+    let endpoint = json!({"port": "metrics", "interval": "10s", "scheme": "http",
+        "metricRelabelings": [{"action": "labeldrop", "regex": "mode"}]});
+    assert_eq!(pods["podMetricsEndpoints"], json!([endpoint]));
     assert_eq!(pods["selector"]["matchLabels"], selector);
     let cleanup = Objects::of("node cleanup");
     let labels = &cleanup.get("Deployment", "local-static-provisioner-node-cleanup-controller")["spec"]["selector"];
@@ -939,7 +941,7 @@ fn values_yaml_has_every_value_of_the_original() {
         removeNodeNotReadyTaint provisionerNotReadyNodeTaintKey affinity resources securityContext privileged hostPID \
         livenessProbe readinessProbe startupProbe initContainers updateStrategy serviceMonitor enabled interval namespace \
         additionalLabels relabelings additionalArgs nodeCleanupController replicas storageClassNames pvcDeletionDelay \
-        stalePVDiscoveryInterval resync workerThreads listenAddress metricsPath";
+        stalePVDiscoveryInterval resync workerThreads listenAddress metricsPath podMonitor metricRelabelings";
     let missing: Vec<&str> = known.split_whitespace().filter(|key| !shown.contains(key)).collect();
     assert_eq!(missing, Vec::<&str>::new());
 }
