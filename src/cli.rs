@@ -46,23 +46,25 @@ enum Command {
 const AFTER_HELP: &str = "\
 Each flag has an environment variable; the flag wins. Durations are Go's: 300ms, 5m, 1h30m.
 
-Which devices become volumes stands in a ConfigMap (the PV spec) in --namespace-name. The Node's annotation
-local-pv-provisioner.cybozu.io/pv-spec-configmap names it, else --default-pv-spec-configmap:
+Which devices become volumes stands in a ConfigMap (the PV spec) in --namespace-name. The Node's
+annotation local-pv-provisioner.cybozu.io/pv-spec-configmap names it, else
+--default-pv-spec-configmap:
 
   data:
     volumeMode: Filesystem            # or Block
     fsType: ext4                      # ext4, xfs or btrfs; only with Filesystem
     deviceDir: /dev/disk/by-id/
-    # Regular expression on the base name, unanchored. This one takes disks by their world-wide name.
+    # regular expression on the base name, unanchored; this one: disks by their world-wide name
     deviceNameFilter: \"^(nvme-eui\\\\.|wwn-0x)[0-9a-f]+$\"
     storageClassName: local-storage   # default
     existingData: refuse              # default; wipe: take devices that hold data
     cleaning: quick                   # default; zero, discard
     weakIdentity: approve             # default; trust
 
-With --sources discovery-dir, or under the name local-provisioner, volumes come from the discovery directories that
---config-dir tells of, as with the sig-storage local static provisioner. Its flags may have one dash, klog's are
-accepted, and its variables are read: MY_NODE_NAME, MY_NAMESPACE, JOB_CONTAINER_IMAGE.
+With --sources discovery-dir, or under the name local-provisioner, volumes come from the discovery
+directories that --config-dir tells of, as with the sig-storage local static provisioner. Its flags
+may have one dash, klog's are accepted, and its variables are read: MY_NODE_NAME, MY_NAMESPACE,
+JOB_CONTAINER_IMAGE.
 
 To see what would happen, and why:  local-pv-provisioner plan --help
 To clean up after nodes that are gone, once for the cluster:  local-pv-provisioner node-cleanup --help
