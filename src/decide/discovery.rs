@@ -457,6 +457,30 @@ fn unplaced<'a>(ctx: &Ctx<'a>) -> Option<&'a str> {
         .map(|pv| pv.metadata.name.as_str())
 }
 
+/// What keeps many volumes from an offer, said once.
+pub(super) fn notices(ctx: &mut Ctx<'_>) {
+    let s = ctx.s;
+    let Some(settings) = s.discovery_settings() else { return };
+    if let Some(stray) = unplaced(ctx) {
+        let says = format!(
+            "PersistentVolume {stray} of this node lies in no directory of the config: no volume of a discovery directory is \
+             offered, as any may be its. Next: put its class and hostDir back into the config, or delete it when it is free"
+        );
+        ctx.notice(Reason::SettingsMismatch, says);
+    }
+    let Some(known) = &s.storage_classes else { return };
+    let lacking: Vec<&str> =
+        settings.classes.keys().map(String::as_str).filter(|class| known.get(*class).is_none()).collect();
+    if !lacking.is_empty() {
+        let says = format!(
+            "no StorageClass is named {}: the volumes of these classes are not offered. Next: create it, with provisioner \
+             kubernetes.io/no-provisioner, or take the class out of the config",
+            lacking.join(" or ")
+        );
+        ctx.notice(Reason::ConfigWarning, says);
+    }
+}
+
 fn report(ctx: &Ctx<'_>, index: usize, path: &Path, obstacle: Obstacle) -> Report {
     let mut report = not_in_service::bare_report(ctx, path, index, obstacle.word, obstacle.why);
     report.next = obstacle.next;

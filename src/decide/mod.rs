@@ -46,6 +46,7 @@ pub fn decide(s: &Snapshot) -> Plan {
     }
     ctx.settle_memory();
     ctx.settings_notice();
+    discovery::notices(&mut ctx);
     ctx.foreign_volumes();
     ctx.list_again_later();
     for entry in s.entries.values() {

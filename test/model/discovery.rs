@@ -630,6 +630,8 @@ fn a_class_without_a_storage_class_waits_for_it() {
     scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::Blank)))]);
     let report = scene.report("/mnt/fast/vol1");
     assert_eq!((report.state, report.reason.as_str()), (Word::Waiting, "StorageClass fast does not exist"));
+    let notices = scene.does_nothing().notices;
+    assert!(notices.iter().any(|notice| notice.message.contains("fast or raw")), "{notices:?}");
     let metadata = ObjectMeta { name: "fast".into(), ..ObjectMeta::default() };
     scene.hears(Event::StorageClasses(WatchUpdate::Applied(StorageClass { metadata, ..StorageClass::default() })));
     scene.posted("u1", Phase::Available);
@@ -655,7 +657,7 @@ fn a_bad_edit_keeps_the_last_good_settings_and_says_so() {
     let notice = plan.notices.iter().find(|notice| notice.reason == Reason::ConfigInvalid).unwrap();
     assert!(notice.message.contains("mountDir"), "{}", notice.message);
     scene.config("slow: {hostDir: /mnt/slow, mountDir: /in/slow}");
-    assert!(scene.does_nothing().notices.is_empty());
+    assert!(!scene.does_nothing().notices.iter().any(|notice| notice.reason == Reason::ConfigInvalid));
     let classes: Vec<String> = scene.state.snapshot.discovery_settings().unwrap().classes.keys().cloned().collect();
     assert_eq!(classes, ["slow"], "a class that was taken out is forgotten");
 }
@@ -747,6 +749,8 @@ fn nothing_is_offered_while_a_volume_of_this_node_lies_in_a_directory_that_the_c
     scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
     let report = scene.report("/mnt/fast/vol1");
     assert!(report.state == Word::Waiting && report.reason.contains(&pv.metadata.name), "{report:?}");
+    let notices = scene.does_nothing().notices;
+    assert!(notices.iter().any(|notice| notice.reason == Reason::SettingsMismatch), "{notices:?}");
     scene.gone(&pv);
     scene.posted("u1", Phase::Available);
 }
