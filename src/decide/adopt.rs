@@ -6,7 +6,7 @@ use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
 use super::{Ctx, discovery, in_service, volume};
 use crate::kube::objects::{Node, OwnerReference, PersistentVolume, Phase};
-use crate::model::device::{Comparison, Device, Evidence, Identity};
+use crate::model::device::{Comparison, Device, Evidence, Identity, Place};
 use crate::model::discovery::Discovered;
 use crate::model::flat_map::FlatMap;
 use crate::model::memory::{self, Entry, PvRef, State};
@@ -32,9 +32,15 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
         remember_absent(ctx, pv);
         return leave(ctx, pv, Word::Absent, "its device is not there; the PersistentVolume is left alone".to_owned());
     };
-    if let Some(why) = is_doubtful(ctx, pv, index) {
-        let remembered = format!("PersistentVolume {} names it, and was not taken over: {why}", pv.metadata.name);
-        remember_use(ctx, pv, index, Some(reference(pv)), remembered);
+    let left = |why: &str| format!("PersistentVolume {} names it, and was not taken over: {why}", pv.metadata.name);
+    if let Some(why) = is_of_another(pv, ctx.devices.groups[index].device) {
+        remember_use(ctx, pv, index, None, left(&why));
+        return leave(ctx, pv, Word::Error, why);
+    }
+    let problem = ctx.devices.groups[index].problem.clone();
+    let beside = || ctx.devices.claims_beside(index, Some(&pv.metadata.uid));
+    if let Some(why) = problem.or_else(|| Some(format!("PersistentVolume {} names the same device", beside()?.name))) {
+        remember_use(ctx, pv, index, Some(reference(pv)), left(&why));
         return leave(ctx, pv, Word::Error, why);
     }
     let existing = entry_of(ctx, index);
@@ -79,21 +85,18 @@ fn entry_of<'a>(ctx: &Ctx<'a>, index: usize) -> Option<&'a Entry> {
     ctx.s.entries.get(id)
 }
 
-/// Why it cannot be told that the device at a PV's path is the PV's.
-fn is_doubtful(ctx: &Ctx<'_>, pv: &PersistentVolume, index: usize) -> Option<String> {
-    let group = &ctx.devices.groups[index];
-    if let Some(problem) = &group.problem {
-        return Some(problem.clone());
+/// Why the device at a PV's path is not the PV's.
+pub(super) fn is_of_another(pv: &PersistentVolume, device: &Device) -> Option<String> {
+    let (name, identity) = (&device.kernel_name, &device.identity);
+    let is_directory = matches!(device.place, Place::Directory { .. });
+    if is_directory && pv.spec.volume_mode.as_deref() == Some("Block") {
+        return Some(format!("its volumeMode is Block, and {name} is a directory"));
     }
-    let (name, identity) = (&group.device.kernel_name, &group.device.identity);
-    if annotated_identity(pv, group.device) == Comparison::Different {
+    if annotated_identity(pv, device) == Comparison::Different {
         return Some(format!("its identity annotation is not that of {name} ({identity})"));
     }
-    if pv.status.phase != Phase::Released && names_another(pv, group.device) {
-        return Some(format!("its identity annotation has nothing in common with {name}"));
-    }
-    let claim = ctx.devices.claims_beside(index, Some(&pv.metadata.uid))?;
-    Some(format!("PersistentVolume {} names the same device", claim.name))
+    (pv.status.phase != Phase::Released && names_another(pv, device))
+        .then(|| format!("its identity annotation has nothing in common with {name}"))
 }
 
 /// A PV that an entry holds, whose path leads to another device than that entry's: its tenant may write to this one.

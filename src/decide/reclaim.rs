@@ -300,7 +300,7 @@ fn came_back(ctx: &Ctx<'_>, index: usize, recorded: Option<&PvRef>) -> Option<St
         && !pv.metadata.annotations.contains_key(names::IDENTITY_ANNOTATION);
     let same = match adopt::annotated_identity(pv, group.device) {
         Comparison::Same => true,
-        Comparison::Unknown => known || made_anew,
+        Comparison::Unknown => (known || made_anew) && adopt::is_of_another(pv, group.device).is_none(),
         Comparison::Different => false,
     };
     let ours = adopt::is_ours(ctx.s, pv).is_ok();

@@ -553,6 +553,35 @@ fn volumes_of_the_original_are_taken_over_as_they_are_with_and_without_the_nodes
 
 /// As long as its path cannot lead to another disk by now.
 #[test]
+fn a_block_volume_at_whose_path_a_directory_is_is_left_alone() {
+    let mut scene = Scene::new();
+    let mut pv = originals("vol1", &format!("local-volume-provisioner-{NODE}"), Phase::Bound);
+    pv.spec.volume_mode = Some("Block".to_owned());
+    scene.watch(WatchUpdate::Applied(pv.clone()));
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::NotRead)))]);
+    assert!(scene.does_nothing().reports.iter().any(|report| report.reason.contains("volumeMode is Block")));
+    pv.status.phase = Phase::Released;
+    pv.metadata.resource_version = "2".to_owned();
+    scene.watch(WatchUpdate::Applied(pv));
+    scene.does_nothing();
+}
+
+#[test]
+fn selector_and_access_mode_of_a_class_are_those_of_its_volumes() {
+    let mut scene = Scene::new();
+    scene.config(
+        "fast: {hostDir: /mnt/fast, mountDir: /in/fast, accessMode: ReadWriteOncePod, selector: [{matchExpressions: [{key: \
+         zone, operator: In, values: [a]}]}]}",
+    );
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::Blank)))]);
+    let Action::CreatePv { pv, .. } = scene.deed() else { panic!() };
+    assert_eq!(pv.spec.access_modes, ["ReadWriteOncePod"]);
+    let terms = pv.spec.node_affinity.unwrap().required.unwrap().node_selector_terms;
+    let keys: Vec<&str> = terms.iter().map(|term| term.match_expressions[0].key.as_str()).collect();
+    assert_eq!(keys, ["kubernetes.io/hostname", "zone"], "a node that fits either, as in the original");
+}
+
+#[test]
 fn a_volume_that_the_original_left_released_in_this_boot_is_cleaned_at_the_first_start() {
     let uid = a_node().metadata.uid;
     for (first_start, word) in [(true, None), (false, Some(Word::Quarantined))] {
