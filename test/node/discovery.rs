@@ -17,8 +17,28 @@ const DIR: &str = "/mnt/fast-disks";
 /// `Vm::disk` or `Vm::disk_with_cache`.
 type Kind = fn(&Vm, &str, Bus, u32, u64) -> Disk;
 
+/// A class of Block volumes beside the component's own, as a user adds it.
+const BLOCK_CLASS: &str = r#"
+patches:
+  - target: {kind: ConfigMap, name: discovery-dirs}
+    patch: |
+      - op: replace
+        path: /data/storageClassMap
+        value: |
+          fast-disks: {hostDir: /mnt/fast-disks, mountDir: /mnt/fast-disks, fsType: ext4, blockCleanerCommand: [zero]}
+          raw-disks: {hostDir: /mnt/raw-disks, mountDir: /mnt/raw-disks, volumeMode: Block, blockCleanerCommand: [zero]}
+  - target: {kind: DaemonSet, name: local-pv-provisioner}
+    patch: |
+      - op: add
+        path: /spec/template/spec/volumes/-
+        value: {name: raw-disks, hostPath: {path: /mnt/raw-disks, type: DirectoryOrCreate}}
+      - op: add
+        path: /spec/template/spec/containers/0/volumeMounts/-
+        value: {name: raw-disks, mountPath: /mnt/raw-disks, mountPropagation: HostToContainer}
+"#;
+
 /// An agent with the component, on a node that is switched on with disks of these names and sizes in it.
-fn start(name: &str, kind: Kind, disks: &[(&str, u64)]) -> (Cluster, Vec<Disk>) {
+fn start(name: &str, kind: Kind, disks: &[(&str, u64)], overlay: &str) -> (Cluster, Vec<Disk>) {
     let cluster = Cluster::prepare(name);
     let put_in = |(slot, (name, size)): (u32, &(&str, u64))| {
         let disk = kind(&cluster.vm, &format!("vol-{name}"), Bus::Nvme, slot, *size);
@@ -26,7 +46,8 @@ fn start(name: &str, kind: Kind, disks: &[(&str, u64)]) -> (Cluster, Vec<Disk>) 
         disk
     };
     let disks = (0x10..).zip(disks).map(put_in).collect();
-    cluster.apply_overlay("resources: [MANIFESTS]\ncomponents: [MANIFESTS/components/discovery-dir]\n");
+    let component = "resources: [MANIFESTS]\ncomponents: [MANIFESTS/components/discovery-dir]\n";
+    cluster.apply_overlay(&format!("{component}{overlay}"));
     cluster.vm.power_on();
     cluster.ready();
     (cluster, disks)
@@ -34,24 +55,36 @@ fn start(name: &str, kind: Kind, disks: &[(&str, u64)]) -> (Cluster, Vec<Disk>) 
 
 #[test]
 fn a_mounted_directory_and_a_linked_device_are_used_by_pods_released_cleaned_and_offered_again() {
-    let (cluster, disks) = start("discovery", Vm::disk, &[("dir", 256 * MIB), ("linked", 256 * MIB)]);
+    let sizes = [("dir", 256 * MIB), ("linked", 256 * MIB), ("block", 128 * MIB)];
+    let (cluster, disks) = start("discovery", Vm::disk, &sizes, BLOCK_CLASS);
+    cluster
+        .apply(&json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "raw-disks"},
+        "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"}));
     // Mounted while the agent runs: its container must see it, and notice.
     cluster.vm.sh(&format!(
-        "cd {DIR}; mkdir vol1 plain; mkfs.ext4 -q {}; mount {0} vol1; ln -s {} disk1",
+        "cd {DIR}; mkdir vol1 plain; mkfs.ext4 -q {}; mount {0} vol1; ln -s {} disk1; ln -s {} /mnt/raw-disks/disk2",
         disks[0].by_id().display(),
-        disks[1].by_id().display()
+        disks[1].by_id().display(),
+        disks[2].by_id().display()
     ));
     let reason = cluster.wait_for(&Path::new(DIR).join("plain"), "error");
     assert!(reason.contains("mount"), "{reason}");
-    for entry in ["vol1", "disk1"] {
-        let path = Path::new(DIR).join(entry);
+    let to_file = format!("echo '{SECRET}' > /data/file; sync");
+    let of_file = format!("grep '{SECRET}' /data/file; test $(stat -c %g /data/file) = 1234");
+    let to_device = format!("yes '{SECRET}' | dd of=/data bs=1M count=16 iflag=fullblock conv=fsync");
+    let of_device = format!("head -c 1000 /data | grep '{SECRET}'");
+    for (class, entry, mode, write, read) in [
+        ("fast-disks", "vol1", "Filesystem", &to_file, &of_file),
+        ("fast-disks", "disk1", "Filesystem", &to_file, &of_file),
+        ("raw-disks", "disk2", "Block", &to_device, &of_device),
+    ] {
+        let path = Path::new("/mnt").join(class).join(entry);
         let pv = cluster.offered(&path);
-        cluster.claim_with(entry, json!({"storageClassName": "fast-disks", "volumeName": pv.name}));
-        cluster.pod(entry, entry, "Filesystem", &format!("echo '{SECRET}' > /data/file; sync"), json!({}));
+        cluster.claim_with(entry, json!({"storageClassName": class, "volumeMode": mode, "volumeName": pv.name}));
+        cluster.pod(entry, entry, mode, write, json!({}));
         cluster.finished(entry);
         let reader = format!("{entry}-reader");
-        let read = format!("grep '{SECRET}' /data/file; test $(stat -c %g /data/file) = 1234");
-        cluster.pod(&reader, entry, "Filesystem", &read, json!({"securityContext": {"fsGroup": 1234}}));
+        cluster.pod(&reader, entry, mode, read, json!({"securityContext": {"fsGroup": 1234}}));
         cluster.finished(&reader);
         cluster.release(&[entry, &reader], entry);
         cluster.offered_again(&path, &pv.uid);
@@ -59,7 +92,9 @@ fn a_mounted_directory_and_a_linked_device_are_used_by_pods_released_cleaned_and
     assert_eq!(cluster.vm.sh(&format!("ls -A {DIR}/vol1")).trim(), "lost+found");
     assert!(cluster.pv(&Path::new(DIR).join("plain")).is_none(), "a plain directory is on the root filesystem");
     cluster.vm.power_off();
-    assert!(!holds(&disks[1], SECRET), "the device was offered with a tenant's data");
+    for disk in &disks[1..] {
+        assert!(!holds(disk, SECRET), "the device was offered with a tenant's data");
+    }
 }
 
 /// The original's stress case: 10 volumes, 3 a pod, for 5 minutes (`LPP_STRESS_SECONDS`; less in CI).
@@ -68,7 +103,7 @@ fn many_pods_with_three_volumes_each_use_ten_volumes_again_and_again() {
     const VOLUMES: usize = 10;
     let given = std::env::var("LPP_STRESS_SECONDS").ok().map(|text| text.parse().expect("a number of seconds"));
     let time = Duration::from_secs(given.unwrap_or(60));
-    let (cluster, disks) = start("stress", Vm::disk, &[("parts", 512 * MIB)]);
+    let (cluster, disks) = start("stress", Vm::disk, &[("parts", 512 * MIB)], "");
     let device = disks[0].by_id();
     let device = device.display();
     cluster.vm.sh(&format!(
@@ -146,7 +181,8 @@ fn the_power_is_cut_while_directories_are_emptied_and_nothing_but_them_ever_is()
     let mut random = Random(seed() | 1);
     let dirs = ["a", "b", "kept"];
     let sized = dirs.map(|name| (name, 64 * MIB));
-    let (cluster, disks) = start("power-dirs", Vm::disk_with_cache, &[&sized[..], &[("linked", 64 * MIB)]].concat());
+    let (cluster, disks) =
+        start("power-dirs", Vm::disk_with_cache, &[&sized[..], &[("linked", 64 * MIB)]].concat(), "");
     let vm = &cluster.vm;
     let of_disks = || dirs.iter().zip(&disks);
     for (dir, disk) in of_disks() {
