@@ -4,16 +4,18 @@
 use super::event::Event;
 use crate::decide::jobs;
 use crate::decide::outcome::Outcome;
-use crate::decide::plan::{Action, JobAction};
-use crate::decide::snapshot::Snapshot;
+use crate::decide::plan::{Action, JobAction, Report};
+use crate::decide::snapshot::{JobWrite, Snapshot};
 use crate::kube::objects::Job;
 use crate::kube::watch::WatchUpdate;
 use crate::model::cleaning::{CleanEvent, CleanResult, JobId};
 use crate::model::device::Place;
-use crate::model::memory::{Entry, EntryId};
+use crate::model::discovery_names::job_name;
+use crate::model::memory::{Entry, EntryId, State};
+use crate::model::reason::Reason;
 use crate::serve::{DeleteType, DiscoveryMetrics};
 use crate::settings::discovery::{Class, Mode};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// What is under way, and since when.
@@ -25,6 +27,8 @@ pub struct DiscoveryFigures {
     jobs: BTreeMap<String, Duration>,
     /// PVs that are cleaned, until they are deleted, by name: since when, and what they were.
     deletions: BTreeMap<String, Deletion>,
+    /// PVs whose last failure is counted already: the report of it, which comes after, is the same one.
+    counted: BTreeSet<String>,
     succeeded: usize,
     failed: usize,
 }
@@ -45,9 +49,13 @@ impl DiscoveryFigures {
             }
             Action::StartCleaning { entry, job } if is_discovered(s, entry) => {
                 self.cleanings.insert(job.id, s.now);
+                if let Some(pv) = s.entries.get(entry).and_then(|entry| entry.state.pv_name()) {
+                    self.counted.remove(pv);
+                }
             }
             Action::Job(JobAction::Create { pv, .. }) => {
                 self.jobs.insert(pv.uid.clone(), s.now);
+                self.counted.remove(&pv.name);
             }
             _ => {}
         }
@@ -82,7 +90,7 @@ impl DiscoveryFigures {
             }
             CleanResult::Failed { .. } => {
                 self.failed += 1;
-                metrics.delete_failed(entry.map(real_mode), DeleteType::Process);
+                self.count_failure(entry, DeleteType::Process, metrics);
             }
             _ => {}
         }
@@ -100,11 +108,33 @@ impl DiscoveryFigures {
         }
         let by = DeleteType::Job;
         if job.failure().is_some() {
-            metrics.delete_failed(entry.map(real_mode), by);
+            self.count_failure(entry, by, metrics);
         } else if let Some((entry, pv)) = entry.filter(|_| job.succeeded()).and_then(|e| Some((e, e.state.pv()?))) {
             let since = self.jobs.remove(uid).unwrap_or(now);
             let (mode, size) = (real_mode(entry), entry.evidence.size);
             self.deletions.insert(pv.name.clone(), Deletion { since, mode, size, by });
+        }
+    }
+
+    /// An attempt to clean or to delete a released volume has failed. Without its entry nobody knows what it was.
+    fn count_failure(&mut self, entry: Option<&Entry>, by: DeleteType, metrics: &DiscoveryMetrics) {
+        metrics.delete_failed(entry.map(real_mode), by);
+        self.counted.extend(entry.and_then(|entry| entry.state.pv_name()).map(str::to_owned));
+    }
+
+    /// Volumes that cannot be reclaimed, before anything is begun: what is not there has no mode.
+    pub fn reported(&mut self, s: &Snapshot, before: &[Report], reports: &[Report], metrics: &DiscoveryMetrics) {
+        let fails = |report: &&Report| report.event == Some(Reason::VolumeFailedDelete);
+        let old: BTreeSet<_> = before.iter().filter(fails).map(|old| (&old.path, old.state)).collect();
+        for report in reports.iter().filter(fails).filter(|report| !old.contains(&(&report.path, report.state))) {
+            let Some(pv) = &report.pv else { continue };
+            if self.counted.remove(pv) {
+                continue;
+            }
+            let observation = s.scan.as_ref().and_then(|scan| scan.observations.get(&report.path));
+            let mode = observation.and_then(|seen| seen.device.as_ref().ok()).map(|device| mode_of(device.place));
+            let entry = s.entries.values().find(|entry| entry.state.pv_name() == Some(pv));
+            metrics.delete_failed(mode, entry.map_or(DeleteType::Process, |entry| cleaned_by(s, entry)));
         }
     }
 
@@ -115,6 +145,24 @@ impl DiscoveryFigures {
                 let class = s.entries.get(entry).and_then(|entry| class_of(s, entry));
                 if let (Some(since), Some(class), Ok(_)) = (since, class, answer) {
                     metrics.discovered(class.mode, now.saturating_sub(since));
+                }
+            }
+            // Another version of the volume is no failure: it is decided on anew.
+            Outcome::Wrote { name, answer: Err(failure) } if !failure.conflict => {
+                let deletes = s.writes.get(name).and_then(|write| write.deletes.as_deref());
+                let is_its = |entry: &&Entry| {
+                    let released = entry.discovered.is_some() && matches!(entry.state, State::Released { .. });
+                    released && entry.state.pv().is_some_and(|pv| Some(pv.uid.as_str()) == deletes)
+                };
+                if let Some(entry) = s.entries.values().find(is_its) {
+                    let by = self.deletions.get(name).map_or_else(|| cleaned_by(s, entry), |deletion| deletion.by);
+                    self.count_failure(Some(entry), by, metrics);
+                }
+            }
+            Outcome::Job { name, answer: Err(failure) } if !failure.conflict => {
+                if let Some(JobWrite::Posting | JobWrite::Overtaken) = s.job_writes.get(name) {
+                    let is_its = |entry: &&Entry| entry.state.pv_name().is_some_and(|pv| job_name(pv) == *name);
+                    self.count_failure(s.entries.values().find(is_its), DeleteType::Job, metrics);
                 }
             }
             Outcome::Wrote { name, answer: Ok(()) } => {
@@ -155,7 +203,17 @@ fn class_of<'a>(s: &'a Snapshot, entry: &Entry) -> Option<&'a Class> {
 
 /// What it is, whatever its class makes of it.
 fn real_mode(entry: &Entry) -> Mode {
-    match entry.evidence.place {
+    mode_of(entry.evidence.place)
+}
+
+/// Who cleans it, or would.
+fn cleaned_by(s: &Snapshot, entry: &Entry) -> DeleteType {
+    let by_jobs = s.discovery_settings().is_some_and(|settings| settings.use_job_for_cleaning);
+    if entry.job || by_jobs && real_mode(entry) == Mode::Block { DeleteType::Job } else { DeleteType::Process }
+}
+
+fn mode_of(place: Place) -> Mode {
+    match place {
         Place::Directory { .. } => Mode::Filesystem,
         Place::Block { .. } | Place::File { .. } => Mode::Block,
     }

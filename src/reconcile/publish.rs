@@ -160,6 +160,9 @@ impl Publisher {
             self.board.set_discovery_ready(awaited.is_none() && s.discovery_settings().is_some());
         }
         self.board.set_awaited(awaited.clone());
+        if let Some(metrics) = self.metrics.discovery() {
+            self.discovery.reported(s, &self.shown.0.devices, &plan.reports, metrics);
+        }
         self.gauges(s, &plan.reports);
         self.progress(s.now, &plan.reports);
         self.cleaned_events(&tell);

@@ -1,0 +1,183 @@
+//! What is shown of discovery directories while they are worked on: the original's figures, and Events, as the loop gives
+//! them to Prometheus and to the API server.
+
+use super::discovery::{Scene, block, cleaned, data, directory};
+use local_pv_provisioner::decide::outcome::{Failure, Outcome as Answer};
+use local_pv_provisioner::decide::plan::{Action, JobAction};
+use local_pv_provisioner::kube::objects::{PersistentVolume, Phase};
+use local_pv_provisioner::kube::watch::WatchUpdate;
+use local_pv_provisioner::model::cleaning::{CleanEvent, CleanResult, JobId};
+use local_pv_provisioner::model::device::ProbeError;
+use local_pv_provisioner::reconcile::event::Event;
+use local_pv_provisioner::reconcile::publish::Publisher;
+use local_pv_provisioner::record::Note;
+use local_pv_provisioner::serve::{Board, Metrics};
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A scene and what is told of it.
+struct Stage {
+    scene: Scene,
+    publisher: Publisher,
+    metrics: Arc<Metrics>,
+    notes: RefCell<Vec<Note>>,
+}
+
+impl Stage {
+    fn new(scene: Scene) -> Stage {
+        let metrics = Arc::new(Metrics::new("n").unwrap().with_discovery().unwrap());
+        let publisher = Publisher::new(Arc::new(Board::new()), metrics.clone());
+        Stage { scene, publisher, metrics, notes: RefCell::default() }
+    }
+
+    /// A volume that is released.
+    fn released(mut scene: Scene) -> (Stage, PersistentVolume) {
+        let mut pv = scene.posted("u1", Phase::Available);
+        scene.release(&mut pv);
+        (Stage::new(scene), pv)
+    }
+
+    /// As the loop takes it in.
+    fn hears(&mut self, event: Event) {
+        let snapshot = &self.scene.state.snapshot;
+        self.publisher.saw(snapshot, &event, snapshot.now);
+        self.scene.hears(event);
+    }
+
+    fn shows(&mut self) {
+        let mut plan = self.scene.turn();
+        for action in &self.scene.done {
+            self.publisher.dispatched(&self.scene.state.snapshot, action);
+        }
+        self.publisher.publish(&self.scene.state.snapshot, &mut plan, |note| self.notes.borrow_mut().push(note));
+    }
+
+    /// The one thing that is done next, shown.
+    fn deed(&mut self) -> Action {
+        self.shows();
+        assert_eq!(self.scene.done.len(), 1, "{:?}", self.scene.done);
+        self.scene.done.remove(0)
+    }
+
+    /// The cleaning that comes next, to its first byte.
+    fn cleaning(&mut self, pv: &PersistentVolume) -> JobId {
+        let Action::StartCleaning { job, .. } = self.deed() else { panic!("no cleaning") };
+        self.hears(Event::Clean(CleanEvent::Armed { id: job.id }));
+        let Action::ReadLive { entry, names, .. } = self.deed() else { panic!("no live read") };
+        let answer = names.iter().map(|name| (*name == pv.metadata.name).then(|| Box::new(pv.clone()))).collect();
+        self.hears(Event::Outcome(Answer::Live { entry, job: job.id, answer: Ok(answer) }));
+        let Action::Proceed { .. } = self.deed() else { panic!("it does not go on") };
+        self.shows();
+        job.id
+    }
+
+    fn ends(&mut self, id: JobId, result: CleanResult) {
+        self.hears(Event::Clean(CleanEvent::Ended { id, result }));
+    }
+
+    /// The lines of one of the original's figures, without its name.
+    fn figures(&self, name: &str) -> Vec<String> {
+        let text = String::from_utf8(self.metrics.render().unwrap()).unwrap();
+        let of_it = |line: &str| line.strip_prefix("local_volume_provisioner_")?.strip_prefix(name).map(str::to_owned);
+        text.lines().filter_map(of_it).collect()
+    }
+
+    fn failed(&self) -> Vec<String> {
+        self.figures("persistentvolume_delete_failed_total")
+    }
+
+    fn later(&mut self) {
+        self.scene.state.snapshot.now += Duration::from_secs(3600);
+    }
+}
+
+fn on_directory() -> Scene {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+    scene
+}
+
+fn failure(reason: &str, conflict: bool) -> Failure {
+    Failure { reason: reason.to_owned(), conflict, retry_after: None }
+}
+
+#[test]
+fn a_released_volume_whose_path_is_gone_or_not_mounted_counts_as_a_failed_attempt_of_unknown_mode() {
+    let (mut stage, _) = Stage::released(on_directory());
+    let error = "nothing is mounted there".to_owned();
+    stage.scene.sees(&[("/mnt/fast/vol1", Err(ProbeError::NotMounted { error }))]);
+    stage.shows();
+    stage.shows();
+    assert_eq!(stage.failed(), [r#"{mode="unknown",type="process"} 1"#]);
+    stage.scene.sees(&[]);
+    stage.shows();
+    stage.shows();
+    assert_eq!(stage.failed(), [r#"{mode="unknown",type="process"} 2"#]);
+}
+
+#[test]
+fn a_cleaning_that_fails_counts_once_at_each_attempt() {
+    let (mut stage, pv) = Stage::released(on_directory());
+    for attempts in 1..=2 {
+        let id = stage.cleaning(&pv);
+        stage.ends(id, CleanResult::Failed { error: "read-only file system".to_owned() });
+        stage.shows();
+        stage.shows();
+        assert_eq!(stage.failed(), [format!(r#"{{mode="Filesystem",type="process"}} {attempts}"#)]);
+        stage.later();
+    }
+    let id = stage.cleaning(&pv);
+    stage.ends(id, CleanResult::Stale { why: "another filesystem is mounted there".to_owned() });
+    stage.shows();
+    assert_eq!(stage.failed(), [r#"{mode="Filesystem",type="process"} 3"#]);
+}
+
+#[test]
+fn a_refused_deletion_counts_as_a_failed_attempt_and_another_version_of_the_volume_does_not() {
+    let (mut stage, pv) = Stage::released(on_directory());
+    let id = stage.cleaning(&pv);
+    stage.ends(id, cleaned());
+    for (answer, attempts) in [(failure("forbidden", false), 1), (failure("it changed", true), 2)] {
+        let Action::DeletePv { name, .. } = stage.deed() else { panic!("no DELETE") };
+        let is_refusal = !answer.conflict;
+        stage.hears(Event::Outcome(Answer::Wrote { name, answer: Err(answer) }));
+        if is_refusal {
+            stage.shows();
+            assert_eq!(stage.failed(), [format!(r#"{{mode="Filesystem",type="process"}} {attempts}"#)]);
+            let told = stage.notes.borrow();
+            let note = told.iter().find(|note| note.message.contains("forbidden")).expect("an Event says so");
+            assert!(note.warning && note.reason.as_str() == "VolumeFailedDelete", "{note:?}");
+        }
+        stage.later();
+    }
+    assert_eq!(stage.failed(), [r#"{mode="Filesystem",type="process"} 1"#]);
+}
+
+fn on_disk_by_job() -> Scene {
+    let mut scene = Scene::new();
+    scene.state.snapshot.job_place.image = Some("registry/lpp:1".to_owned());
+    let raw =
+        "raw: {hostDir: /mnt/raw, mountDir: /in/raw, volumeMode: Block, blockCleanerCommand: [/scripts/shred.sh]}";
+    let files = [("storageClassMap", raw), ("useJobForCleaning", "yes")];
+    let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
+    scene.hears(Event::ConfigDir(Ok(files.into())));
+    scene.hears(Event::Jobs(Box::new(WatchUpdate::Replaced(vec![]))));
+    scene.sees(&[("/mnt/raw/disk", Ok(block("a", data())))]);
+    scene
+}
+
+#[test]
+fn a_job_that_cannot_be_made_counts_as_a_failed_attempt() {
+    let (mut stage, _) = Stage::released(on_disk_by_job());
+    let Action::Job(JobAction::Create { job, .. }) = stage.deed() else { panic!("no Job") };
+    let name = job.metadata.name;
+    stage.hears(Event::Outcome(Answer::Job { name, answer: Err(failure("forbidden", false)) }));
+    stage.shows();
+    stage.shows();
+    assert_eq!(stage.failed(), [r#"{mode="Block",type="job"} 1"#]);
+    stage.later();
+    stage.scene.state.snapshot.job_place.image = None;
+    stage.shows();
+    assert_eq!(stage.failed(), [r#"{mode="Block",type="job"} 2"#], "no image is another reason");
+}
