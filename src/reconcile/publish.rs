@@ -191,7 +191,7 @@ impl Publisher {
         self.metrics.set_device_states(words.iter().map(|(word, count)| (word.as_str(), *count)));
         self.metrics.set_settings_valid(settings_are_valid(s));
         if let Some(metrics) = self.metrics.discovery() {
-            self.discovery.gauges(s, metrics);
+            self.discovery.gauges(s, reports, metrics);
         }
         self.metrics.set_memory_intact(s.memory.is_intact() && s.unreadable_entries.is_empty());
         self.metrics.set_cleanings_running(self.cleanings.values().filter(|(held, _)| held.is_some()).count());

@@ -4,10 +4,11 @@
 use super::discovery::{Scene, block, cleaned, data, directory};
 use local_pv_provisioner::decide::outcome::{Failure, Outcome as Answer};
 use local_pv_provisioner::decide::plan::{Action, JobAction};
-use local_pv_provisioner::kube::objects::{PersistentVolume, Phase};
+use local_pv_provisioner::kube::objects::{JobCondition, PersistentVolume, Phase};
 use local_pv_provisioner::kube::watch::WatchUpdate;
 use local_pv_provisioner::model::cleaning::{CleanEvent, CleanResult, JobId};
-use local_pv_provisioner::model::device::ProbeError;
+use local_pv_provisioner::model::device::{Device, ProbeError};
+use local_pv_provisioner::model::reason::Reason;
 use local_pv_provisioner::reconcile::event::Event;
 use local_pv_provisioner::reconcile::publish::Publisher;
 use local_pv_provisioner::record::Note;
@@ -61,12 +62,12 @@ impl Stage {
     }
 
     /// The cleaning that comes next, to its first byte.
-    fn cleaning(&mut self, pv: &PersistentVolume) -> JobId {
+    fn cleaning(&mut self, pv: Option<&PersistentVolume>) -> JobId {
         let Action::StartCleaning { job, .. } = self.deed() else { panic!("no cleaning") };
         self.hears(Event::Clean(CleanEvent::Armed { id: job.id }));
         let Action::ReadLive { entry, names, .. } = self.deed() else { panic!("no live read") };
-        let answer = names.iter().map(|name| (*name == pv.metadata.name).then(|| Box::new(pv.clone()))).collect();
-        self.hears(Event::Outcome(Answer::Live { entry, job: job.id, answer: Ok(answer) }));
+        let answer = names.iter().map(|name| pv.filter(|pv| pv.metadata.name == *name).map(|pv| Box::new(pv.clone())));
+        self.hears(Event::Outcome(Answer::Live { entry, job: job.id, answer: Ok(answer.collect()) }));
         let Action::Proceed { .. } = self.deed() else { panic!("it does not go on") };
         self.shows();
         job.id
@@ -83,6 +84,11 @@ impl Stage {
         text.lines().filter_map(of_it).collect()
     }
 
+    /// The Events of a reason so far.
+    fn told(&self, reason: Reason) -> Vec<Note> {
+        self.notes.borrow().iter().filter(|note| note.reason == reason).cloned().collect()
+    }
+
     fn failed(&self) -> Vec<String> {
         self.figures("persistentvolume_delete_failed_total")
     }
@@ -91,6 +97,8 @@ impl Stage {
         self.scene.state.snapshot.now += Duration::from_secs(3600);
     }
 }
+
+const GIB: u64 = 1 << 30;
 
 fn on_directory() -> Scene {
     let mut scene = Scene::new();
@@ -120,14 +128,14 @@ fn a_released_volume_whose_path_is_gone_or_not_mounted_counts_as_a_failed_attemp
 fn a_cleaning_that_fails_counts_once_at_each_attempt() {
     let (mut stage, pv) = Stage::released(on_directory());
     for attempts in 1..=2 {
-        let id = stage.cleaning(&pv);
+        let id = stage.cleaning(Some(&pv));
         stage.ends(id, CleanResult::Failed { error: "read-only file system".to_owned() });
         stage.shows();
         stage.shows();
         assert_eq!(stage.failed(), [format!(r#"{{mode="Filesystem",type="process"}} {attempts}"#)]);
         stage.later();
     }
-    let id = stage.cleaning(&pv);
+    let id = stage.cleaning(Some(&pv));
     stage.ends(id, CleanResult::Stale { why: "another filesystem is mounted there".to_owned() });
     stage.shows();
     assert_eq!(stage.failed(), [r#"{mode="Filesystem",type="process"} 3"#]);
@@ -136,7 +144,7 @@ fn a_cleaning_that_fails_counts_once_at_each_attempt() {
 #[test]
 fn a_refused_deletion_counts_as_a_failed_attempt_and_another_version_of_the_volume_does_not() {
     let (mut stage, pv) = Stage::released(on_directory());
-    let id = stage.cleaning(&pv);
+    let id = stage.cleaning(Some(&pv));
     stage.ends(id, cleaned());
     for (answer, attempts) in [(failure("forbidden", false), 1), (failure("it changed", true), 2)] {
         let Action::DeletePv { name, .. } = stage.deed() else { panic!("no DELETE") };
@@ -145,9 +153,8 @@ fn a_refused_deletion_counts_as_a_failed_attempt_and_another_version_of_the_volu
         if is_refusal {
             stage.shows();
             assert_eq!(stage.failed(), [format!(r#"{{mode="Filesystem",type="process"}} {attempts}"#)]);
-            let told = stage.notes.borrow();
-            let note = told.iter().find(|note| note.message.contains("forbidden")).expect("an Event says so");
-            assert!(note.warning && note.reason.as_str() == "VolumeFailedDelete", "{note:?}");
+            let told = stage.told(Reason::VolumeFailedDelete);
+            assert!(told.len() == 1 && told[0].warning && told[0].message.contains("forbidden"), "{told:?}");
         }
         stage.later();
     }
@@ -180,4 +187,74 @@ fn a_job_that_cannot_be_made_counts_as_a_failed_attempt() {
     stage.scene.state.snapshot.job_place.image = None;
     stage.shows();
     assert_eq!(stage.failed(), [r#"{mode="Block",type="job"} 2"#], "no image is another reason");
+}
+
+/// The watch may say that it is gone before its DELETE is answered; and the disk is larger than the volume says.
+#[test]
+fn a_deletion_is_counted_with_the_volumes_capacity_and_the_classs_command_whoever_speaks_first() {
+    let mut scene = Scene::new();
+    scene.sees(&[("/mnt/raw/disk", Ok(Device { size: 500 * GIB + GIB / 3, ..block("a", data()) }))]);
+    let (mut stage, pv) = Stage::released(scene);
+    let id = stage.cleaning(Some(&pv));
+    stage.scene.state.snapshot.now += Duration::from_secs(20);
+    stage.ends(id, cleaned());
+    let Action::DeletePv { name, .. } = stage.deed() else { panic!("no DELETE") };
+    let mut gone = pv.clone();
+    gone.metadata.deletion_timestamp = Some("2026-01-01T00:00:00Z".to_owned());
+    stage.hears(Event::Pvs(Box::new(WatchUpdate::Deleted(gone))));
+    stage.hears(Event::Outcome(Answer::Wrote { name, answer: Ok(()) }));
+    let labels = r#"{capacity="500G",cleanup_command="/scripts/shred.sh",mode="Block",type="process"}"#;
+    assert_eq!(stage.figures("persistentvolume_delete_duration_seconds_sum"), [format!("{labels} 20")]);
+}
+
+#[test]
+fn a_job_of_a_former_run_took_as_long_as_it_says() {
+    for (wall, took) in [("2026-01-01T01:00:00Z", "3600"), ("2025-12-31T00:00:00Z", "0"), ("2028-01-01T00:00:00Z", "0")]
+    {
+        let mut scene = on_disk_by_job();
+        scene.state.snapshot.wall = "2026-01-01T00:00:00Z".to_owned();
+        let mut pv = scene.posted("u1", Phase::Available);
+        scene.release(&mut pv);
+        let Action::Job(JobAction::Create { mut job, .. }) = scene.deed() else { panic!("no Job") };
+        job.metadata.uid = "j1".to_owned();
+        let name = job.metadata.name.clone();
+        scene.hears(Event::Outcome(Answer::Job { name, answer: Ok(Some(job.clone())) }));
+
+        let mut stage = Stage::new(scene);
+        stage.scene.state.snapshot.wall = wall.to_owned();
+        let (kind, status) = ("Complete".to_owned(), "True".to_owned());
+        job.status.conditions = vec![JobCondition { kind, status, ..JobCondition::default() }];
+        stage.hears(Event::Jobs(Box::new(WatchUpdate::Applied((*job).clone()))));
+        let Action::Job(JobAction::Delete { .. }) = stage.deed() else { panic!("the Job stays") };
+        stage.hears(Event::Jobs(Box::new(WatchUpdate::Deleted(*job))));
+        let Action::DeletePv { name, .. } = stage.deed() else { panic!("no DELETE") };
+        stage.hears(Event::Outcome(Answer::Wrote { name, answer: Ok(()) }));
+        let labels = r#"{capacity="500G",cleanup_command="/scripts/shred.sh",mode="Block",type="job"}"#;
+        assert_eq!(stage.figures("persistentvolume_delete_duration_seconds_sum"), [format!("{labels} {took}")]);
+    }
+}
+
+/// Defect 15.
+#[test]
+fn the_capacity_is_that_of_all_volumes_once_each_by_what_they_are() {
+    let mut scene = Scene::new();
+    let volume = directory("a", data());
+    scene.sees(&[
+        ("/mnt/fast/vol1", Ok(volume.clone())),
+        ("/mnt/fast/vol1-again", Ok(volume)),
+        ("/mnt/fast/disk", Ok(Device { size: 7 * GIB, ..block("b", data()) })),
+        ("/mnt/raw/directory", Ok(directory("c", data()))),
+    ]);
+    let mut stage = Stage::new(scene);
+    let sizes = [r#"{mode="Block"} 7516192768"#, r#"{mode="Filesystem"} 107374182407"#];
+    stage.shows();
+    assert_eq!(stage.figures("persistentvolume_capacity_bytes"), sizes);
+    for action in std::mem::take(&mut stage.scene.done) {
+        let Action::CreatePv { entry, mut pv } = action else { panic!("{action:?}") };
+        pv.metadata.uid = format!("u-{}", pv.metadata.name);
+        pv.status.phase = Phase::Bound;
+        stage.hears(Event::Outcome(Answer::Created { entry, answer: Ok(pv) }));
+    }
+    stage.shows();
+    assert_eq!(stage.figures("persistentvolume_capacity_bytes"), sizes, "those that exist count as well");
 }
