@@ -151,6 +151,7 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
     metrics.set_memory_intact(true);
     metrics.set_cleanings_running(1);
     metrics.set_cleaning_left("/dev/sdb", Some(30));
+    metrics.set_cleaning_bytes("/dev/sdb", Some((1 << 20, 1 << 30)));
     let cleaned = CleanResult::Cleaned { bytes: 1, method: "punch-hole" };
     metrics.cleaning_ended(&cleaned, Duration::from_secs(1));
     metrics.add_cleaned_bytes(1);

@@ -1,17 +1,17 @@
 //! What is shown of discovery directories while they are worked on: the original's figures, and Events, as the loop gives
 //! them to Prometheus and to the API server.
 
-use super::discovery::{Scene, block, cleaned, data, directory};
+use super::discovery::{Scene, a_node, block, cleaned, data, directory};
 use local_pv_provisioner::decide::outcome::{Failure, Outcome as Answer};
 use local_pv_provisioner::decide::plan::{Action, JobAction};
 use local_pv_provisioner::kube::objects::{JobCondition, PersistentVolume, Phase};
 use local_pv_provisioner::kube::watch::WatchUpdate;
 use local_pv_provisioner::model::cleaning::{CleanEvent, CleanResult, JobId};
-use local_pv_provisioner::model::device::{Device, ProbeError};
+use local_pv_provisioner::model::device::{Content, Device, ProbeError};
 use local_pv_provisioner::model::reason::Reason;
 use local_pv_provisioner::reconcile::event::Event;
 use local_pv_provisioner::reconcile::publish::Publisher;
-use local_pv_provisioner::record::Note;
+use local_pv_provisioner::record::{About, Note};
 use local_pv_provisioner::serve::{Board, Metrics};
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -82,6 +82,13 @@ impl Stage {
         let text = String::from_utf8(self.metrics.render().unwrap()).unwrap();
         let of_it = |line: &str| line.strip_prefix("local_volume_provisioner_")?.strip_prefix(name).map(str::to_owned);
         text.lines().filter_map(of_it).collect()
+    }
+
+    /// Our own figures of how far cleanings are.
+    fn progress(&self) -> Vec<String> {
+        let text = String::from_utf8(self.metrics.render().unwrap()).unwrap();
+        let of_it = |line: &str| line.strip_prefix("local_pv_provisioner_cleaning_").map(str::to_owned);
+        text.lines().filter_map(of_it).filter(|line| line.contains("{device=")).collect()
     }
 
     /// The Events of a reason so far.
@@ -257,4 +264,85 @@ fn the_capacity_is_that_of_all_volumes_once_each_by_what_they_are() {
     }
     stage.shows();
     assert_eq!(stage.figures("persistentvolume_capacity_bytes"), sizes, "those that exist count as well");
+}
+
+#[test]
+fn a_long_cleaning_says_how_it_is_done_and_every_ten_minutes_how_far_it_is() {
+    let (mut stage, pv) = Stage::released(on_directory());
+    let id = stage.cleaning(Some(&pv));
+    let about = About::PersistentVolume { name: pv.metadata.name.clone(), uid: "u1".to_owned() };
+    let began = stage.told(Reason::VolumeDelete);
+    assert!(began.len() == 1 && began[0].message.ends_with("cleaning 100Gi by fsclean"), "{began:?}");
+    assert_eq!((began[0].warning, &began[0].about), (false, &about));
+    for minute in 1..30 {
+        stage.scene.state.snapshot.now = Duration::from_secs(60 * minute);
+        stage.hears(Event::Clean(CleanEvent::Progress { id, done: minute * GIB, total: 100 * GIB }));
+        stage.shows();
+    }
+    let told = stage.told(Reason::CleaningProgress);
+    let messages: Vec<&str> = told.iter().map(|note| note.message.as_str()).collect();
+    assert_eq!(
+        messages,
+        [
+            "/mnt/fast/vol1: cleaning: 10 % of 107374182400 bytes, about 5400 s left",
+            "/mnt/fast/vol1: cleaning: 20 % of 107374182400 bytes, about 4800 s left",
+        ]
+    );
+    assert!(told.iter().all(|note| note.about == about && !note.warning), "{told:?}");
+    assert_eq!(stage.told(Reason::VolumeDelete).len(), 1);
+    assert_eq!(
+        stage.progress(),
+        [
+            r#"done_bytes{device="/mnt/fast/vol1"} 31138512896"#,
+            r#"seconds_left{device="/mnt/fast/vol1"} 4260"#,
+            r#"size_bytes{device="/mnt/fast/vol1"} 107374182400"#,
+        ]
+    );
+    stage.ends(id, cleaned());
+    stage.shows();
+    assert_eq!(stage.progress(), Vec::<String>::new());
+}
+
+#[test]
+fn how_far_a_cleaning_without_a_volume_is_stands_at_the_node() {
+    let mut scene = Scene::new().forgetful();
+    scene.sees(&[("/mnt/raw/disk", Ok(block("a", Content::Blank)))]);
+    let mut stage = Stage::new(scene);
+    let id = stage.cleaning(None);
+    for minute in 1..=11 {
+        stage.scene.state.snapshot.now = Duration::from_secs(60 * minute);
+        stage.hears(Event::Clean(CleanEvent::Progress { id, done: minute * GIB, total: 100 * GIB }));
+        stage.shows();
+    }
+    let told = stage.told(Reason::CleaningProgress);
+    assert!(told.len() == 1 && matches!(told[0].about, About::Node { .. }), "{told:?}");
+}
+
+#[test]
+fn what_was_said_before_the_node_was_known_gets_its_event_when_it_is() {
+    let mut scene = Scene::new();
+    scene.state.snapshot.node = None;
+    let mut stage = Stage::new(scene);
+    for bad in ["storageClassMap: [", "storageClassMap: {"] {
+        stage.hears(Event::ConfigDir(Err(bad.to_owned())));
+        stage.shows();
+        stage.shows();
+    }
+    assert_eq!(*stage.notes.borrow(), []);
+    let node = || Event::Node(Box::new(WatchUpdate::Applied(a_node())));
+    stage.hears(node());
+    stage.shows();
+    stage.shows();
+    let told = stage.told(Reason::ConfigInvalid);
+    assert!(told.len() == 1 && told[0].message.contains('{'), "what was corrected before is over: {told:?}");
+
+    // The Node is away for a while.
+    stage.hears(Event::Node(Box::new(WatchUpdate::Deleted(a_node()))));
+    stage.scene.sees(&[("/mnt/raw/directory", Ok(directory("c", data())))]);
+    stage.shows();
+    assert_eq!(stage.told(Reason::DeviceError), []);
+    stage.hears(node());
+    stage.shows();
+    stage.shows();
+    assert_eq!(stage.told(Reason::DeviceError).len(), 1);
 }
