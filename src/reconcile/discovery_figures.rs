@@ -179,6 +179,7 @@ impl DiscoveryFigures {
                 }
             }
             Outcome::Wrote { name, answer: Ok(()) } => {
+                self.counted.remove(name);
                 let Some(deletion) = self.deletions.remove(name) else { return };
                 let Deletion { since, earlier, mode, capacity, command, by } = deletion;
                 metrics.deleted(mode, by, capacity, &command, now.saturating_sub(since) + earlier);
