@@ -160,8 +160,8 @@ impl DiscoveryFigures {
                     metrics.discovered(class.mode, now.saturating_sub(since));
                 }
             }
-            // Another version of the volume is no failure: it is decided on anew.
-            Outcome::Wrote { name, answer: Err(failure) } if !failure.conflict => {
+            // Here and not by their reports: of two that follow each other closely only one is shown.
+            Outcome::Wrote { name, answer: Err(_) } => {
                 let deletes = s.writes.get(name).and_then(|write| write.deletes.as_deref());
                 let is_its = |entry: &&Entry| {
                     let released = entry.discovered.is_some() && matches!(entry.state, State::Released { .. });
@@ -172,7 +172,7 @@ impl DiscoveryFigures {
                     self.count_failure(Some(entry), by, metrics);
                 }
             }
-            Outcome::Job { name, answer: Err(failure) } if !failure.conflict => {
+            Outcome::Job { name, answer: Err(_) } => {
                 if let Some(JobWrite::Posting | JobWrite::Overtaken) = s.job_writes.get(name) {
                     let is_its = |entry: &&Entry| entry.state.pv_name().is_some_and(|pv| job_name(pv) == *name);
                     self.count_failure(s.entries.values().find(is_its), DeleteType::Job, metrics);

@@ -113,8 +113,8 @@ fn on_directory() -> Scene {
     scene
 }
 
-fn failure(reason: &str, conflict: bool) -> Failure {
-    Failure { reason: reason.to_owned(), conflict, retry_after: None }
+fn refusal() -> Failure {
+    Failure { reason: "forbidden".to_owned(), conflict: false, retry_after: None }
 }
 
 #[test]
@@ -149,23 +149,25 @@ fn a_cleaning_that_fails_counts_once_at_each_attempt() {
 }
 
 #[test]
-fn a_refused_deletion_counts_as_a_failed_attempt_and_another_version_of_the_volume_does_not() {
+fn a_refused_deletion_counts_once_at_each_attempt() {
     let (mut stage, pv) = Stage::released(on_directory());
     let id = stage.cleaning(Some(&pv));
     stage.ends(id, cleaned());
-    for (answer, attempts) in [(failure("forbidden", false), 1), (failure("it changed", true), 2)] {
+    for attempts in 1..=2 {
         let Action::DeletePv { name, .. } = stage.deed() else { panic!("no DELETE") };
-        let is_refusal = !answer.conflict;
-        stage.hears(Event::Outcome(Answer::Wrote { name, answer: Err(answer) }));
-        if is_refusal {
-            stage.shows();
-            assert_eq!(stage.failed(), [format!(r#"{{mode="Filesystem",type="process"}} {attempts}"#)]);
-            let told = stage.told(Reason::VolumeFailedDelete);
-            assert!(told.len() == 1 && told[0].warning && told[0].message.contains("forbidden"), "{told:?}");
-        }
+        stage.hears(Event::Outcome(Answer::Wrote { name, answer: Err(refusal()) }));
+        let counted = [format!(r#"{{mode="Filesystem",type="process"}} {attempts}"#)];
+        assert_eq!(stage.failed(), counted, "also if nothing is shown before the next one");
+        stage.shows();
+        assert_eq!(stage.failed(), counted);
+        let told = stage.told(Reason::VolumeFailedDelete);
+        let said = |note: &Note| note.warning && note.message.contains("forbidden");
+        assert!(told.len() == attempts && told.iter().all(said), "{told:?}");
         stage.later();
     }
-    assert_eq!(stage.failed(), [r#"{mode="Filesystem",type="process"} 1"#]);
+    let Action::DeletePv { name, .. } = stage.deed() else { panic!("no DELETE") };
+    stage.hears(Event::Outcome(Answer::Wrote { name, answer: Ok(()) }));
+    assert_eq!(stage.figures("persistentvolume_delete_total"), [r#"{mode="Filesystem",type="process"} 1"#]);
 }
 
 fn on_disk_by_job() -> Scene {
@@ -186,7 +188,8 @@ fn a_job_that_cannot_be_made_counts_as_a_failed_attempt() {
     let (mut stage, _) = Stage::released(on_disk_by_job());
     let Action::Job(JobAction::Create { job, .. }) = stage.deed() else { panic!("no Job") };
     let name = job.metadata.name;
-    stage.hears(Event::Outcome(Answer::Job { name, answer: Err(failure("forbidden", false)) }));
+    stage.hears(Event::Outcome(Answer::Job { name, answer: Err(refusal()) }));
+    assert_eq!(stage.failed(), [r#"{mode="Block",type="job"} 1"#]);
     stage.shows();
     stage.shows();
     assert_eq!(stage.failed(), [r#"{mode="Block",type="job"} 1"#]);
