@@ -32,6 +32,9 @@ enum Command {
     #[command(after_help = AFTER_HELP)]
     Run(RunArgs),
     /// Show what would be done with each device, and why; write nothing anywhere
+    #[command(
+        after_help = "Exit codes: 0; 1 where the settings have errors or something could not be read; 2 for bad flags."
+    )]
     Plan(PlanArgs),
     /// For the whole cluster: delete the claims and volumes of nodes that are gone
     NodeCleanup(flags::Args),
@@ -43,22 +46,25 @@ enum Command {
 const AFTER_HELP: &str = "\
 Each flag has an environment variable; the flag wins. Durations are Go's: 300ms, 5m, 1h30m.
 
-Which devices become volumes stands in a ConfigMap (the PV spec) in --namespace-name. The Node's annotation
-local-pv-provisioner.cybozu.io/pv-spec-configmap names it, else --default-pv-spec-configmap:
+Which devices become volumes stands in a ConfigMap (the PV spec) in --namespace-name. The Node's
+annotation local-pv-provisioner.cybozu.io/pv-spec-configmap names it, else
+--default-pv-spec-configmap:
 
   data:
     volumeMode: Filesystem            # or Block
     fsType: ext4                      # ext4, xfs or btrfs; only with Filesystem
-    deviceDir: /dev/disk/by-path/
-    deviceNameFilter: \".*\"            # regular expression on the base name, unanchored
+    deviceDir: /dev/disk/by-id/
+    # regular expression on the base name, unanchored; this one: disks by their world-wide name
+    deviceNameFilter: \"^(nvme-eui\\\\.|wwn-0x)[0-9a-f]+$\"
     storageClassName: local-storage   # default
     existingData: refuse              # default; wipe: take devices that hold data
     cleaning: quick                   # default; zero, discard
     weakIdentity: approve             # default; trust
 
-With --sources discovery-dir, or under the name local-provisioner, volumes come from the discovery directories that
---config-dir tells of, as with the sig-storage local static provisioner. Its flags may have one dash, klog's are
-accepted, and its variables are read: MY_NODE_NAME, MY_NAMESPACE, JOB_CONTAINER_IMAGE.
+With --sources discovery-dir, or under the name local-provisioner, volumes come from the discovery
+directories that --config-dir tells of, as with the sig-storage local static provisioner. Its flags
+may have one dash, klog's are accepted, and its variables are read: MY_NODE_NAME, MY_NAMESPACE,
+JOB_CONTAINER_IMAGE.
 
 To see what would happen, and why:  local-pv-provisioner plan --help
 To clean up after nodes that are gone, once for the cluster:  local-pv-provisioner node-cleanup --help
@@ -145,7 +151,8 @@ struct PlanArgs {
     /// Take the settings from this file (a ConfigMap, or its data alone) and ask no cluster
     #[arg(long, value_name = "FILE")]
     pv_spec: Option<PathBuf>,
-    /// table, status (each device and the reasons, as JSON), or the PersistentVolumes for kubectl apply: json, yaml
+    /// table, status (each device and the reasons, as JSON), or the PersistentVolumes as they would be made: json, yaml
+    /// (to look at, or for kubectl apply --dry-run=server: their devices are not cleaned yet)
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     output: String,
 }
@@ -248,7 +255,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, around: &Surrounding
         (arguments, klog) = go_flags::normalise(arguments, is_long_flag)?;
     }
     let found = Found { around, klog, named };
-    let matched = Cli::command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
+    let matched = command().try_get_matches_from(arguments).and_then(|matches| Cli::from_arg_matches(&matches));
     match matched {
         Ok(Cli { command: Command::Run(args) }) => run_options(args, &found).map(Invocation::Run),
         Ok(Cli { command: Command::Plan(args) }) => plan_options(args, &found).map(Invocation::Plan),
@@ -259,6 +266,18 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>, around: &Surrounding
         Err(error) if !error.use_stderr() => Ok(Invocation::Print(error.render().to_string())),
         Err(error) => Err(UsageError(first_line(&error.render().to_string()))),
     }
+}
+
+/// `plan` takes `run`'s own flags too and does nothing with them, so that the arguments of a DaemonSet can be used as they are.
+fn command() -> clap::Command {
+    let command = Cli::command();
+    let of_run: Vec<clap::Arg> =
+        command.find_subcommand("run").into_iter().flat_map(clap::Command::get_arguments).cloned().collect();
+    command.mut_subcommand("plan", |plan| {
+        let known: Vec<clap::Id> = plan.get_arguments().map(|argument| argument.get_id().clone()).collect();
+        let others = of_run.into_iter().filter(|argument| !known.contains(argument.get_id()));
+        plan.args(others.map(|argument| argument.hide(true)))
+    })
 }
 
 /// What the options of a node depend on beside its arguments.
@@ -523,6 +542,15 @@ mod tests {
         for flag in ["--metrics-addr", "LP_NODE_NAME", "deviceNameFilter", "plan --help"] {
             assert!(help.contains(flag), "{flag}");
         }
+        // The settings in it are those of the manifests: what a person copies from there is no trap.
+        let example = include_str!("../manifests/pv-spec-fs.yaml");
+        for key in ["deviceDir", "deviceNameFilter", "fsType", "cleaning"] {
+            let of = |text: &str| {
+                let mut values = text.lines().filter_map(|line| line.trim().strip_prefix(key)?.strip_prefix(':'));
+                values.next().unwrap().split(" #").next().unwrap().trim().to_owned()
+            };
+            assert_eq!(of(&help), of(example), "{key}");
+        }
         let Ok(Invocation::Print(version)) = parsed(&["--version"]) else { panic!() };
         assert!(version.contains(env!("CARGO_PKG_VERSION")));
     }
@@ -682,6 +710,32 @@ mod tests {
         }
         let nameless = Surroundings { my_node_name: None, ..its_pod() };
         assert!(parse_as("local-provisioner", &[], &nameless).unwrap_err().to_string().contains("MY_NODE_NAME"));
+    }
+
+    /// A person takes the arguments of the DaemonSet, and asks what they lead to.
+    #[test]
+    fn plan_takes_every_flag_of_run_and_shows_none_that_it_does_not_use() {
+        let of_node = ["plan", "--node-name=n", "--namespace-name=ns"];
+        let plan = |more: &[&str]| parsed(&[&of_node, more].concat());
+        let of_run = [
+            "--metrics-addr=:9100",
+            "--listen-address",
+            ":9100",
+            "--metrics-path=/m",
+            "-polling-interval=1m",
+            "--cleanup-interval=2h",
+            "--clean-workers=2",
+            "--clean-bandwidth=100Mi",
+        ];
+        assert_eq!(plan(&of_run), plan(&[]));
+        let Ok(Invocation::Print(help)) = parsed(&["plan", "--help"]) else { panic!() };
+        assert!(help.contains("--state-dir") && !help.contains("--clean-workers"), "{help}");
+        let command = Cli::command();
+        for argument in command.find_subcommand("run").unwrap().get_arguments() {
+            let flag = format!("--{}", argument.get_long().unwrap());
+            let refused = plan(&[&format!("{flag}=1")]).err();
+            assert!(!refused.is_some_and(|error| error.to_string().contains("unexpected argument")), "{flag}");
+        }
     }
 
     #[test]

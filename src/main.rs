@@ -27,7 +27,10 @@ fn main() -> ExitCode {
             logging::init(log::LevelFilter::Warn.min(options.node.log_level), true);
             warn(&options.node.warnings);
             match plan::run(&options) {
-                Ok(text) => return print(&text),
+                Ok(answer) => {
+                    print(&answer.text);
+                    if answer.broken.is_empty() { Ok(()) } else { Err(answer.broken.join("; ")) }
+                }
                 Err(error) => Err(chain(&error)),
             }
         }

@@ -3,8 +3,8 @@
 
 use crate::cli::{Output, PlanOptions};
 use crate::decide::decide;
-use crate::decide::memory::{Found, judge};
-use crate::decide::plan::{Action, Plan, Report};
+use crate::decide::memory::{Found, judge, quarantine};
+use crate::decide::plan::{Action, Notice, Plan, Report};
 use crate::decide::snapshot::{Memory, SettingsView, Snapshot};
 use crate::decide::volume;
 use crate::host::mounts::Proc;
@@ -16,8 +16,10 @@ use crate::kube::request::{self, Target};
 use crate::kube::watch::{PAGE_LIMIT, WatchUpdate};
 use crate::ledger::{self, LedgerError};
 use crate::model::chain::chain;
-use crate::model::cleaning::Permission;
-use crate::model::memory::State as EntryState;
+use crate::model::cleaning::{Cleaning, Permission};
+use crate::model::device::Content;
+use crate::model::memory::{EntryId, State as EntryState};
+use crate::model::reason::Reason;
 use crate::model::{names, quantity};
 use crate::observe::config_dir::ConfigDir;
 use crate::observe::probe::Prober;
@@ -25,7 +27,7 @@ use crate::observe::scanner::{PROBE_DEADLINE, Scan};
 use crate::observe::surroundings::Host;
 use crate::reconcile::event::Event;
 use crate::reconcile::state::State;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,18 +57,68 @@ pub enum PlanError {
 /// Further decisions on what the first ones would write; a device needs four to come from blank to offered.
 const ROUNDS: usize = 8;
 
+/// In place of tokens that only the agent can draw.
+const NOT_DRAWN: &str = "not-drawn";
+
+/// What is said, and what makes it a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub text: String,
+    /// Why the settings cannot be used as they are, one line each.
+    pub broken: Vec<String>,
+}
+
 /// Decides, and says what would be done, in the wanted form.
-pub fn run(options: &PlanOptions) -> Result<String, PlanError> {
+pub fn run(options: &PlanOptions) -> Result<Answer, PlanError> {
     let mut state = gather(options)?;
+    let tokens = known_tokens(&state.snapshot);
     look(&mut state, options.node.allow_regular_files);
-    let (plan, todo) = foresee(&mut state);
-    let reports = with_todo(plan.reports, &todo);
-    match options.output {
-        Output::Table => Ok(table(&state.snapshot, &plan.notices, &reports)),
-        Output::Status => encode_json(&serde_json::json!({"notices": plan.notices, "devices": reports})),
-        Output::Json => encode_json(&volumes(&state.snapshot, &todo)),
+    let Foreseen { plan, todo, as_found } = foresee(&mut state);
+    let mut notices = plan.notices;
+    let mut reports = with_todo(plan.reports, &state.snapshot, &todo, &as_found);
+    for notice in &mut notices {
+        notice.message = with_known_tokens(&notice.message, &tokens);
+    }
+    for next in reports.iter_mut().filter_map(|report| report.next.as_mut()) {
+        *next = with_known_tokens(next, &tokens);
+    }
+    let text = match options.output {
+        Output::Table => table(&state.snapshot, &notices, &reports),
+        Output::Status => encode_json(&serde_json::json!({"notices": notices, "devices": reports}))?,
+        Output::Json => encode_json(&volumes(&state.snapshot, &todo))?,
         Output::Yaml => serde_saphyr::to_string(&volumes(&state.snapshot, &todo))
-            .map_err(|error| PlanError::Encode { format: "YAML", problem: error.to_string() }),
+            .map_err(|error| PlanError::Encode { format: "YAML", problem: error.to_string() })?,
+    };
+    let is_broken = |notice: &&Notice| {
+        matches!(notice.reason, Reason::SettingsInvalid | Reason::ConfigInvalid | Reason::DeviceDirUnreadable)
+    };
+    let broken =
+        notices.iter().filter(is_broken).map(|notice| format!("{}: {}", notice.reason.as_str(), notice.message));
+    Ok(Answer { text, broken: broken.collect() })
+}
+
+/// Tokens that an agent would take: those in the ledger, and those that a person has given already.
+fn known_tokens(s: &Snapshot) -> BTreeSet<String> {
+    let of_entries = s.entries.values().filter_map(|entry| match &entry.state {
+        EntryState::Quarantined { nonce, .. } | EntryState::Refused { nonce, .. } => Some(nonce.as_str()),
+        _ => None,
+    });
+    let of_marker = s.memory.marker().and_then(|marker| marker.lost.as_ref()).map(|lost| lost.nonce.as_str());
+    let all = of_entries.chain(of_marker).filter(|token| *token != NOT_DRAWN).chain(s.approvals());
+    all.map(str::to_owned).collect()
+}
+
+/// A command that approves, which ends the text, stays only if its tokens are known: the agent draws its own, so that one
+/// drawn here would be void.
+fn with_known_tokens(text: &str, known: &BTreeSet<String>) -> String {
+    let command = text.split_once("kubectl annotate ").and_then(|(before, command)| {
+        Some((before, command.split_once(names::APPROVE_ANNOTATION)?.1.strip_prefix('=')?))
+    });
+    match command {
+        Some((before, tokens)) if !tokens.split(',').all(|token| known.contains(token)) => {
+            format!("{before}the running agent prints the command, with its token (Event, /status)")
+        }
+        _ => text.to_owned(),
     }
 }
 
@@ -168,7 +220,7 @@ fn spec_file(path: &Path) -> Result<ConfigMap, PlanError> {
 
 /// The ledger as it is, judged as `run` would judge it, without its lock.
 fn remember(state: &mut State, options: &PlanOptions, node: &Node, own_pvs: usize) -> Result<(), PlanError> {
-    let nonces = || ["plan".to_owned(), "drawn-by-run".to_owned()];
+    let nonces = || ["plan".to_owned(), NOT_DRAWN.to_owned()];
     let snapshot = &mut state.snapshot;
     match &options.node.state_dir {
         None => {
@@ -178,9 +230,16 @@ fn remember(state: &mut State, options: &PlanOptions, node: &Node, own_pvs: usiz
         Some(dir) => {
             let loaded = ledger::read(dir)?;
             let count = loaded.entries.len() + loaded.unreadable.len();
-            let marker = judge(loaded.marker, count, node, own_pvs, nonces()).marker;
-            snapshot.memory = Memory::Kept { marker };
+            let nothing = loaded.marker == Found::Nothing;
+            let judgement = judge(loaded.marker, count, node, own_pvs, nonces());
+            snapshot.first_start = nothing && judgement.marker.lost.is_none();
             snapshot.entries = loaded.entries;
+            if let Some(why) = &judgement.quarantine_all {
+                for entry in snapshot.entries.values_mut() {
+                    *entry = quarantine(entry, why, NOT_DRAWN.to_owned(), "");
+                }
+            }
+            snapshot.memory = Memory::Kept { marker: judgement.marker };
             snapshot.unreadable_entries = loaded.unreadable;
         }
     }
@@ -203,14 +262,27 @@ fn look(state: &mut State, allow_regular_files: bool) {
 /// What would be done, by path.
 type Todo = BTreeMap<PathBuf, Action>;
 
+/// How far the decision leads.
+struct Foreseen {
+    plan: Plan,
+    todo: Todo,
+    /// What is offered as an administrator put it there.
+    as_found: BTreeSet<EntryId>,
+}
+
 /// Carries the decision on, as if each write to the ledger had been made, until only actions are left.
-fn foresee(state: &mut State) -> (Plan, Todo) {
+fn foresee(state: &mut State) -> Foreseen {
     let mut plan = decide(&state.snapshot);
+    let mut as_found = BTreeSet::new();
     for _ in 0..ROUNDS {
         if plan.writes.is_empty() {
             break;
         }
         for entry in plan.writes.drain(..) {
+            let before = state.snapshot.entries.get(&entry.id).map(|before| &before.state);
+            if before == Some(&EntryState::Clean { by: Cleaning::AsFound }) {
+                as_found.insert(entry.id.clone());
+            }
             state.written(entry);
         }
         plan = decide(&state.snapshot);
@@ -226,12 +298,13 @@ fn foresee(state: &mut State) -> (Plan, Todo) {
         _ => None,
     };
     let todo = plan.actions.iter().filter_map(|action| Some((path_of(action)?, action.clone()))).collect();
-    (plan, todo)
+    Foreseen { plan, todo, as_found }
 }
 
 /// The reports, with what would be done in place of what is being done.
-fn with_todo(reports: Vec<Report>, todo: &Todo) -> Vec<Report> {
+fn with_todo(reports: Vec<Report>, s: &Snapshot, todo: &Todo, as_found: &BTreeSet<EntryId>) -> Vec<Report> {
     let mut reports = reports;
+    let content = |path: &Path| Some(&s.scan.as_ref()?.observations.get(path)?.device.as_ref().ok()?.content);
     for report in &mut reports {
         let would = match todo.get(&report.path) {
             Some(Action::StartCleaning { job, .. }) => {
@@ -242,6 +315,14 @@ fn with_todo(reports: Vec<Report>, todo: &Todo) -> Vec<Report> {
                     Permission::Wipe => "existingData is wipe: its data would be overwritten",
                 };
                 format!("{first} ({}), then offered", job.cleaning.as_str())
+            }
+            Some(Action::CreatePv { entry, .. }) if as_found.contains(entry) => {
+                let holds = match content(&report.path) {
+                    Some(Content::Data { .. }) => " (holds data)",
+                    Some(Content::Blank) => " (empty)",
+                    _ => "",
+                };
+                format!("as found{holds}: would be offered")
             }
             Some(Action::CreatePv { .. }) => "clean: would be offered".to_owned(),
             Some(Action::DeletePv { .. }) => "cleaned: its PersistentVolume would be deleted".to_owned(),
@@ -254,7 +335,7 @@ fn with_todo(reports: Vec<Report>, todo: &Todo) -> Vec<Report> {
     reports
 }
 
-/// The PVs that would be made, as `kubectl apply` takes them.
+/// The PVs that would be made.
 fn volumes(s: &Snapshot, todo: &Todo) -> serde_json::Value {
     let mut items = Vec::new();
     for (path, action) in todo {
@@ -300,7 +381,7 @@ fn encode_json(value: &serde_json::Value) -> Result<String, PlanError> {
         .map_err(|error| PlanError::Encode { format: "JSON", problem: error.to_string() })
 }
 
-fn table(s: &Snapshot, notices: &[crate::decide::plan::Notice], reports: &[Report]) -> String {
+fn table(s: &Snapshot, notices: &[Notice], reports: &[Report]) -> String {
     let mut out = String::new();
     for notice in notices {
         out.push_str(&format!("{}: {}\n", notice.reason.as_str(), notice.message));

@@ -144,7 +144,7 @@ serviceMonitor: {enabled: false, interval: 10s, namespace: null, additionalLabel
         "monitors",
         "{serviceMonitor: {enabled: true, namespace: monitoring, interval: 30s, additionalLabels: {release: prometheus},
           relabelings: [{sourceLabels: [__meta_kubernetes_pod_node_name], targetLabel: nodename}]},
-          podMonitor: {enabled: true}}",
+          podMonitor: {enabled: true, metricRelabelings: [{action: labeldrop, regex: mode}]}}",
     ),
     (
         "node cleanup",
@@ -390,6 +390,251 @@ fn the_config_map_speaks_the_originals_dialect() {
     assert_eq!(text["provisionerNotReadyNodeTaintKey"], "example.com/not-ready");
 }
 
+/// One of the example values files that the original publishes (helm/examples), and what its chart makes of it.
+struct Example {
+    name: &'static str,
+    values: String,
+    /// The config directory.
+    data: Value,
+    /// Its StorageClasses by name: the fields that are not those of every one.
+    classes: Value,
+    /// Kinds beside those of every release; `-` before one that is missing.
+    kinds: &'static str,
+    /// Fields of the DaemonSet's pods, by JSON pointer.
+    pod: Value,
+}
+
+/// As its charts from 2.5 to 2.9 render them (helm/generated_examples), without what they have for Windows.
+fn published_examples() -> Vec<Example> {
+    let disks = |command: &str, more: &str| {
+        format!(
+            "{{classes: [{{name: local-storage, hostDir: /mnt/disks, volumeMode: Block, storageClass: true,
+              blockCleanerCommand: {command}}}]{more}}}"
+        )
+    };
+    let shred = |more: &str| disks("[/scripts/shred.sh, '2']", more);
+    let quick = |more: &str| disks("[/scripts/quick_reset.sh]", more);
+    let directory = |path: &str| json!({"hostDir": path, "mountDir": path});
+    let block = |command: &[&str]| {
+        json!({"local-storage": {"hostDir": "/mnt/disks", "mountDir": "/mnt/disks", "volumeMode": "Block",
+            "blockCleanerCommand": command}})
+    };
+    let (shredded, reset) = (block(&["/scripts/shred.sh", "2"]), block(&["/scripts/quick_reset.sh"]));
+    let example = |name, values, data, classes, kinds, pod| Example { name, values, data, classes, kinds, pod };
+    // Most of them differ in the pods only.
+    let of_shred = |name, more: &str, kinds, pod| {
+        example(name, shred(more), json!({"storageClassMap": shredded}), json!({"local-storage": {}}), kinds, pod)
+    };
+    let ssds = "/mnt/disks/by-uuid/google-local-ssds";
+    let gce = |name, class: &str, classes| {
+        let scsi = format!("{{name: local-scsi, hostDir: {ssds}-scsi-fs, storageClass: {class}}}");
+        let nvme = format!("{{name: local-nvme, hostDir: {ssds}-nvme-fs, storageClass: {class}}}");
+        let map = json!({"local-scsi": directory(&format!("{ssds}-scsi-fs")), "local-nvme": directory(&format!("{ssds}-nvme-fs"))});
+        let data = json!({"useNodeNameOnly": true, "storageClassMap": map});
+        example(name, format!("{{useNodeNameOnly: true, classes: [{scsi}, {nvme}]}}"), data, classes, "", json!({}))
+    };
+    let gke = |name, class: &str, path: &str, more: &str| {
+        let class_of = format!("{{name: {class}, hostDir: {path}, storageClass: true{more}}}");
+        let data = json!({"useNodeNameOnly": true, "storageClassMap": {class: directory(path)}});
+        let values = format!("{{useNodeNameOnly: true, classes: [{class_of}]}}");
+        example(name, values, data, json!({class: {}}), "", json!({}))
+    };
+    let resources =
+        json!({"limits": {"cpu": "100m", "memory": "200Mi"}, "requests": {"cpu": "50m", "memory": "100Mi"}});
+    vec![
+        of_shred("baremetal", "", "", json!({})),
+        of_shred(
+            "baremetal-affinity",
+            ", affinity: {nodeAffinity: {requiredDuringSchedulingIgnoredDuringExecution: {nodeSelectorTerms:
+               [{matchExpressions: [{key: pool, operator: In, values: [localssd]}]}]}}}",
+            "",
+            json!({"/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms/0":
+                {"matchExpressions": [{"key": "pool", "operator": "In", "values": ["localssd"]}]}}),
+        ),
+        of_shred(
+            "baremetal-nodeselector",
+            ", nodeSelector: {localVolume: present}",
+            "",
+            json!({"/nodeSelector": {"kubernetes.io/os": "linux", "localVolume": "present"}}),
+        ),
+        of_shred(
+            "baremetal-priority-critical",
+            ", priorityClassName: system-node-critical",
+            "",
+            json!({"/priorityClassName": "system-node-critical"}),
+        ),
+        of_shred(
+            "baremetal-priority-noncritical",
+            ", priorityClassName: priority-important",
+            "",
+            json!({"/priorityClassName": "priority-important"}),
+        ),
+        of_shred("baremetal-prometheus", ", serviceMonitor: {enabled: true}", "Service ServiceMonitor", json!({})),
+        of_shred(
+            "baremetal-with-resource-limits",
+            ", resources: {limits: {cpu: 100m, memory: 200Mi}, requests: {cpu: 50m, memory: 100Mi}}",
+            "",
+            json!({"/containers/0/resources": resources}),
+        ),
+        // Role and RoleBinding are ours, for the Lease.
+        of_shred(
+            "baremetal-node-cleanup",
+            ", nodeCleanupController: {enabled: true, storageClassNames: [local-storage], pvcDeletionDelay: 60s,
+               stalePVDiscoveryInterval: 10s}",
+            "ClusterRole ClusterRoleBinding Deployment Role RoleBinding ServiceAccount",
+            json!({}),
+        ),
+        // With the pods' tolerations the Jobs get theirs: the generated example, of an older chart, has only the former.
+        example(
+            "baremetal-tolerations",
+            shred(", tolerations: [{key: node-role.kubernetes.io/master, effect: NoSchedule}]"),
+            json!({"storageClassMap": shredded,
+                "jobTolerations": [{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]}),
+            json!({"local-storage": {}}),
+            "",
+            json!({"/tolerations": [{"key": "node-role.kubernetes.io/master", "effect": "NoSchedule"}]}),
+        ),
+        example(
+            "baremetal-cleanbyjobs",
+            quick(", useJobForCleaning: true"),
+            json!({"useJobForCleaning": true, "storageClassMap": reset}),
+            json!({"local-storage": {}}),
+            "Role RoleBinding",
+            json!({}),
+        ),
+        example(
+            "baremetal-resyncperiod",
+            quick(", minResyncPeriod: 1h"),
+            json!({"minResyncPeriod": "1h", "storageClassMap": reset}),
+            json!({"local-storage": {}}),
+            "",
+            json!({}),
+        ),
+        example(
+            "baremetal-without-rbac",
+            quick(", rbac: {create: false}"),
+            json!({"storageClassMap": reset}),
+            json!({"local-storage": {}}),
+            "-ClusterRole -ClusterRoleBinding",
+            json!({"/serviceAccountName": NAME}),
+        ),
+        example(
+            "baremetal-provisioner",
+            quick("").replace("storageClass: true", "storageClass: {provisioner: local-provisioner}"),
+            json!({"storageClassMap": reset}),
+            json!({"local-storage": {"provisioner": "local-provisioner"}}),
+            "",
+            json!({}),
+        ),
+        example(
+            "baremetal-default-storage",
+            "classes: [{name: local-storage, hostDir: /mnt/disks, volumeMode: Filesystem, accessMode: ReadWriteOnce,
+              storageClass: {isDefaultClass: true}}]"
+                .to_owned(),
+            json!({"storageClassMap": {"local-storage": {"hostDir": "/mnt/disks", "mountDir": "/mnt/disks",
+                "volumeMode": "Filesystem", "accessMode": "ReadWriteOnce"}}}),
+            json!({"local-storage": {"annotations": {"storageclass.kubernetes.io/is-default-class": "true"}}}),
+            "",
+            json!({}),
+        ),
+        // It has enableWindows: true besides, which is refused.
+        example(
+            "baremetal-additional-args",
+            "{classes: [{name: local-storage, hostDir: /mnt/disks, storageClass: true}],
+              additionalArgs: [--stderrthreshold=INFO, --v=2]}"
+                .to_owned(),
+            json!({"storageClassMap": {"local-storage": directory("/mnt/disks")}}),
+            json!({"local-storage": {}}),
+            "",
+            json!({"/containers/0/args": ["--stderrthreshold=INFO", "--v=2"]}),
+        ),
+        example(
+            "additional-volumes",
+            "{additionalVolumes: [{name: init-config, configMap: {name: init-config}}, {name: signal, emptyDir: {}}],
+              additionalVolumeMounts: [{name: signal, mountPath: /etc/signal, readOnly: true}],
+              initContainers: [{name: test, image: 'alpine:3', command: [/bin/sh], args: [-c, /etc/init/run.sh],
+                volumeMounts: [{name: init-config, mountPath: /etc/init}, {name: signal, mountPath: /etc/signal}]}]}"
+                .to_owned(),
+            json!({"storageClassMap": {"fast-disks": {"hostDir": "/mnt/fast-disks", "mountDir": "/mnt/fast-disks",
+                "blockCleanerCommand": ["/scripts/shred.sh", "2"], "volumeMode": "Filesystem",
+                "accessMode": "ReadWriteOnce", "fsType": "ext4", "namePattern": "*"}}}),
+            json!({}),
+            "",
+            json!({
+                "/initContainers/0/args": ["-c", "/etc/init/run.sh"],
+                "/initContainers/0/volumeMounts/1": {"name": "signal", "mountPath": "/etc/signal"},
+                "/containers/0/volumeMounts/4": {"name": "signal", "mountPath": "/etc/signal", "readOnly": true},
+                "/volumes/4": {"name": "init-config", "configMap": {"name": "init-config"}},
+                "/volumes/5": {"name": "signal", "emptyDir": {}},
+            }),
+        ),
+        example(
+            "eks-nvme-ssd",
+            "classes: [{name: nvme-ssd, hostDir: /dev/disk/kubernetes, storageClass: true}]".to_owned(),
+            json!({"storageClassMap": {"nvme-ssd": directory("/dev/disk/kubernetes")}}),
+            json!({"nvme-ssd": {}}),
+            "",
+            json!({}),
+        ),
+        gce("gce", "true", json!({"local-scsi": {}, "local-nvme": {}})),
+        gce(
+            "gce-retain",
+            "{reclaimPolicy: Retain}",
+            json!({"local-scsi": {"reclaimPolicy": "Retain"}, "local-nvme": {"reclaimPolicy": "Retain"}}),
+        ),
+        gke("gke", "local-scsi", "/mnt/disks", ""),
+        gke("gke-nvme-ssd-block-raid", "nvme-ssd-block", "/mnt/disks/raid", ""),
+        // They name an image of the original's besides, which is refused.
+        gke("development-gce, development-gke", "local-scsi", "/mnt/disks", ", fsType: ''"),
+    ]
+}
+
+#[test]
+fn the_examples_that_the_original_publishes_become_what_its_chart_makes_of_them() {
+    if !helm_is_there() {
+        return;
+    }
+    for Example { name, values, data, classes, kinds, pod } in published_examples() {
+        let output = helm(&["template", NAME, CHART], &values);
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        let objects = Objects::parse(&String::from_utf8(output.stdout).unwrap());
+        assert_eq!(json!(objects.config()), data, "{name}");
+        let mut wanted = vec!["ClusterRole", "ClusterRoleBinding", "ConfigMap", "DaemonSet", "ServiceAccount"];
+        for kind in kinds.split_whitespace() {
+            match kind.strip_prefix('-') {
+                Some(missing) => wanted.retain(|kind| *kind != missing),
+                None => wanted.push(kind),
+            }
+        }
+        for (class, fields) in classes.as_object().unwrap() {
+            wanted.push("StorageClass");
+            let mut metadata = json!({"name": class, "labels": labels()});
+            if let Some(annotations) = fields.get("annotations") {
+                metadata["annotations"] = annotations.clone();
+            }
+            let field = |key: &str, default: &str| fields.get(key).cloned().unwrap_or_else(|| json!(default));
+            let want = json!({
+                "apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": metadata,
+                "provisioner": field("provisioner", "kubernetes.io/no-provisioner"),
+                "volumeBindingMode": "WaitForFirstConsumer", "reclaimPolicy": field("reclaimPolicy", "Delete"),
+            });
+            assert_eq!(*objects.get("StorageClass", class), want, "{name}");
+        }
+        wanted.sort_unstable();
+        assert_eq!(objects.0.keys().map(|(kind, _)| kind.as_str()).collect::<Vec<_>>(), wanted, "{name}");
+        for (class, settings) in data["storageClassMap"].as_object().unwrap() {
+            let volume = json!({"name": class, "hostPath": {"path": settings["hostDir"]}});
+            assert_eq!(*named(&objects.pod()["volumes"], class), volume, "{name}");
+            let mount =
+                json!({"name": class, "mountPath": settings["mountDir"], "mountPropagation": "HostToContainer"});
+            assert_eq!(*named(&objects.container()["volumeMounts"], class), mount, "{name}");
+        }
+        for (pointer, value) in pod.as_object().unwrap() {
+            assert_eq!(objects.pod().pointer(pointer), Some(value), "{name}: {pointer}");
+        }
+    }
+}
+
 #[test]
 fn every_class_is_mounted_with_propagation_and_has_its_storage_class_if_asked_for() {
     if !helm_is_there() {
@@ -513,7 +758,9 @@ fn prometheus_finds_the_pods_of_the_daemon_set_and_no_others() {
         "namespaceSelector": {"matchNames": ["default"]}, "selector": {"matchLabels": selector}});
     assert_eq!(monitor["spec"], spec);
     let pods = &objects.get("PodMonitor", NAME)["spec"];
-    assert_eq!(pods["podMetricsEndpoints"], json!([{"port": "metrics", "interval": "10s", "scheme": "http"}]));
+    let endpoint = json!({"port": "metrics", "interval": "10s", "scheme": "http",
+        "metricRelabelings": [{"action": "labeldrop", "regex": "mode"}]});
+    assert_eq!(pods["podMetricsEndpoints"], json!([endpoint]));
     assert_eq!(pods["selector"]["matchLabels"], selector);
     let cleanup = Objects::of("node cleanup");
     let labels = &cleanup.get("Deployment", "local-static-provisioner-node-cleanup-controller")["spec"]["selector"];
@@ -553,11 +800,58 @@ fn node_cleanup_is_our_program_with_its_values_as_flags_and_its_own_rights() {
     assert_eq!(container["securityContext"]["runAsNonRoot"], true);
     let (lease, everywhere): (Vec<Rbac>, Vec<Rbac>) =
         cleanup::all_rbac().into_iter().partition(|rule| rule.resource == "leases");
-    assert_eq!(objects.rights("ClusterRole", name), of_code(everywhere));
+    let role = format!("{name}-clusterrole");
+    assert_eq!(objects.rights("ClusterRole", &role), of_code(everywhere));
     assert_eq!(objects.rights("Role", name), of_code(lease));
-    for kind in ["ClusterRoleBinding", "RoleBinding"] {
+    for (kind, binding, role) in
+        [("ClusterRoleBinding", &*format!("{name}-clusterrolebinding"), &*role), ("RoleBinding", name, name)]
+    {
         let subject = json!([{"kind": "ServiceAccount", "name": name, "namespace": "default"}]);
-        assert_eq!(objects.get(kind, name)["subjects"], subject);
+        assert_eq!(objects.get(kind, binding)["subjects"], subject);
+        assert_eq!(objects.get(kind, binding)["roleRef"]["name"], role);
+    }
+}
+
+/// What cannot be changed in a Deployment, and the labels that dashboards and policies select by, are the original's.
+#[test]
+fn node_cleanup_has_the_originals_names_selector_and_labels() {
+    if !helm_is_there() {
+        return;
+    }
+    let long = "a-release-whose-name-is-so-long-that-not-much-is-left"; // 53: the most that Helm takes
+    let longest = "b".repeat(63);
+    let fifty = "c".repeat(50);
+    for (release, values, name) in [
+        ("disks", String::new(), "disks-local-static-provisioner-node-cleanup-controller"),
+        ("disks", "nameOverride: provisioner".to_owned(), "disks-provisioner-node-cleanup-controller"),
+        // Cut off at 63 characters.
+        (long, format!("fullnameOverride: {fifty}"), &*format!("{fifty}-node-cleanup")),
+        // Here the original's objects would have the DaemonSet's name, so that Helm refuses them.
+        (long, format!("fullnameOverride: {longest}"), &*format!("{}-node-cleanup-controller", &longest[..39])),
+    ] {
+        let values = format!("{values}\nnodeCleanupController: {{enabled: true, podLabels: {{team: storage}}}}");
+        let output = helm(&["template", release, CHART], &values);
+        assert!(output.status.success(), "{values}: {}", String::from_utf8_lossy(&output.stderr));
+        let objects = Objects::parse(&String::from_utf8(output.stdout).unwrap());
+        let deployment = objects.get("Deployment", name);
+        let selector = json!({"app.kubernetes.io/name": name, "app.kubernetes.io/instance": release});
+        assert_eq!(deployment["spec"]["selector"]["matchLabels"], selector);
+        let component = "app.kubernetes.io/component";
+        let mut labels = selector.clone();
+        labels[component] = json!("node-cleanup-controller");
+        labels["team"] = json!("storage");
+        assert_eq!(deployment["spec"]["template"]["metadata"]["labels"], labels);
+        for (kind, name) in [
+            ("Deployment", name.to_owned()),
+            ("ServiceAccount", name.to_owned()),
+            ("ClusterRole", format!("{name}-clusterrole")),
+            ("ClusterRoleBinding", format!("{name}-clusterrolebinding")),
+        ] {
+            let labels = &objects.get(kind, &name)["metadata"]["labels"];
+            assert_eq!(labels["app.kubernetes.io/name"], selector["app.kubernetes.io/name"], "{kind}");
+            assert_eq!(labels[component], "node-cleanup-controller", "{kind}");
+            assert_eq!(labels["app.kubernetes.io/managed-by"], "Helm", "{kind}");
+        }
     }
 }
 
@@ -570,11 +864,12 @@ fn values_that_would_not_do_what_they_say_are_refused_with_the_next_step() {
         ("enableWindows: true", "does not run on Windows; set it to false"),
         (
             "image: registry.k8s.io/sig-storage/local-volume-provisioner:v2.9.0",
-            "is the original's program; set it to your image",
+            "image: registry.k8s.io/sig-storage/local-volume-provisioner:v2.9.0 is the original's program; set it to your image",
         ),
         (
             "{nodeCleanupController: {enabled: true, image: 'registry.k8s.io/sig-storage/local-volume-node-cleanup:v2.9.0'}}",
-            "is the original's program",
+            "nodeCleanupController.image: registry.k8s.io/sig-storage/local-volume-node-cleanup:v2.9.0 is the original's \
+             program; set it to your image of local-pv-provisioner, e.g. --set nodeCleanupController.image=",
         ),
         ("classes: [{name: fast}]", "classes: fast has no hostDir"),
         ("classes: [{hostDir: /mnt/fast}]", "classes: an entry has no name"),
@@ -646,7 +941,7 @@ fn values_yaml_has_every_value_of_the_original() {
         removeNodeNotReadyTaint provisionerNotReadyNodeTaintKey affinity resources securityContext privileged hostPID \
         livenessProbe readinessProbe startupProbe initContainers updateStrategy serviceMonitor enabled interval namespace \
         additionalLabels relabelings additionalArgs nodeCleanupController replicas storageClassNames pvcDeletionDelay \
-        stalePVDiscoveryInterval resync workerThreads listenAddress metricsPath";
+        stalePVDiscoveryInterval resync workerThreads listenAddress metricsPath podMonitor metricRelabelings";
     let missing: Vec<&str> = known.split_whitespace().filter(|key| !shown.contains(key)).collect();
     assert_eq!(missing, Vec::<&str>::new());
 }
@@ -686,7 +981,7 @@ fn a_real_api_server_accepts_what_the_chart_makes_of_any_values() {
     assert!(notes("{hostPID: false, mountDevVolume: false}").matches("WARNING").count() == 2);
 }
 
-/// What cannot be changed in a DaemonSet, a StorageClass or a binding is as the original left it.
+/// What cannot be changed in a DaemonSet, a Deployment, a StorageClass or a binding is as the original left it.
 #[test]
 fn a_release_of_the_original_is_upgraded_in_place_and_can_be_rolled_back() {
     if !kubectl_is_there() || !helm_is_there() {
@@ -694,10 +989,20 @@ fn a_release_of_the_original_is_upgraded_in_place_and_can_be_rolled_back() {
     }
     let Some(plane) = control_plane() else { return };
     let release = "upgraded-local-static-provisioner";
-    let classes = "classes: [{name: upgraded, hostDir: /mnt/upgraded, storageClass: true}]";
+    let values = "{classes: [{name: upgraded, hostDir: /mnt/upgraded, storageClass: true}], nodeCleanupController: {enabled: true}}";
     let selector = json!({"app.kubernetes.io/name": NAME, "app.kubernetes.io/instance": release});
     let role = format!("{release}-node-clusterrole");
+    let cleanup = format!("{release}-node-cleanup-controller");
+    let cleanup_selector = json!({"app.kubernetes.io/name": cleanup, "app.kubernetes.io/instance": release});
     let originals = [
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": cleanup}, "spec": {
+            "selector": {"matchLabels": cleanup_selector},
+            "template": {"metadata": {"labels": cleanup_selector}, "spec": {
+                "containers": [{"name": "node-cleanup-controller", "image": "the-original:v2.9.0"}]}}}}),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
+            "metadata": {"name": format!("{cleanup}-clusterrolebinding")},
+            "subjects": [{"kind": "ServiceAccount", "name": cleanup, "namespace": "default"}],
+            "roleRef": {"kind": "ClusterRole", "name": format!("{cleanup}-clusterrole"), "apiGroup": "rbac.authorization.k8s.io"}}),
         json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "upgraded"},
             "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer",
             "reclaimPolicy": "Delete"}),
@@ -723,10 +1028,10 @@ fn a_release_of_the_original_is_upgraded_in_place_and_can_be_rolled_back() {
         String::from_utf8(output.stdout).unwrap()
     };
     let image = ".spec.template.spec.containers[0].image";
-    well(helm(&["install", release, scratch.0.to_str().unwrap(), &config], classes));
+    well(helm(&["install", release, scratch.0.to_str().unwrap(), &config], values));
     let uid = shown(".metadata.uid");
     assert_eq!((uid.is_empty(), shown(image)), (false, "the-original:v2.9.0".to_owned()));
-    well(helm(&["upgrade", release, CHART, &config], classes));
+    well(helm(&["upgrade", release, CHART, &config], values));
     assert_eq!((shown(".metadata.uid"), shown(image)), (uid.clone(), IMAGE.to_owned()));
     well(Command::new(HELM).args(["rollback", release, "1", &config]).output().unwrap());
     assert_eq!((shown(".metadata.uid"), shown(image)), (uid, "the-original:v2.9.0".to_owned()));

@@ -130,6 +130,21 @@ fn the_image_has_a_fixed_version_which_is_that_of_the_program() {
     }
 }
 
+/// Pods of the sig-storage local static provisioner may start their program by its path; the name chooses the source.
+#[test]
+fn the_image_has_the_program_under_the_originals_name_too() {
+    for (file, link) in [
+        ("Containerfile", "ln -s local-pv-provisioner /image/local-provisioner"),
+        ("scripts/image", r#"ln -s local-pv-provisioner "$tree/root/local-provisioner""#),
+    ] {
+        let text = std::fs::read_to_string(directory().join("..").join(file)).unwrap();
+        assert!(text.contains(link), "{file}");
+    }
+    let around = Surroundings { in_pod: true, my_node_name: Some("n".to_owned()), ..Surroundings::default() };
+    let Ok(Invocation::Run(options)) = cli::parse(["/local-provisioner".into()], &around) else { panic!() };
+    assert!(options.node.discovery.is_some() && !options.node.raw_device);
+}
+
 #[test]
 fn the_pod_is_as_small_and_as_closed_as_it_can_be() {
     let container = container();

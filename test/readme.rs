@@ -3,6 +3,7 @@
 
 use crate::metrics::discovery_metrics_in_use;
 use crate::serve::Served;
+use crate::support::{Scratch, kubectl_is_there};
 use local_pv_provisioner::cli::{self, Invocation, Surroundings};
 use local_pv_provisioner::decide::plan::Word;
 use local_pv_provisioner::kube::client::{Code, RequestSample};
@@ -13,6 +14,7 @@ use local_pv_provisioner::serve::{CleanupMetrics, Metrics};
 use local_pv_provisioner::settings::discovery::{CLASS_KEYS, KEYS};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::process::Command;
 
 fn first_column(heading: &str) -> BTreeSet<String> {
     column(heading, 1)
@@ -143,6 +145,31 @@ fn the_tables_of_discovery_directories_have_every_key_and_no_other() {
 fn the_event_table_has_every_reason_and_no_other() {
     let reasons: BTreeSet<String> = Reason::ALL.iter().map(|reason| reason.as_str().to_owned()).collect();
     assert_eq!(first_column("Event reason"), reasons);
+}
+
+/// What is copied from the page must give every pod the image that it names.
+#[test]
+fn the_overlays_that_the_readme_shows_give_every_pod_the_image() {
+    if !kubectl_is_there() {
+        return;
+    }
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let blocks = text.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let overlays: Vec<&str> = blocks.filter(|block| block.contains("resources: [../manifests]")).collect();
+    assert_eq!(overlays.len(), 2, "kustomizations in README.md");
+    for overlay in overlays {
+        let scratch = Scratch::new("readme-overlay");
+        // kustomize takes relative paths only.
+        let up = "../".repeat(scratch.0.canonicalize().unwrap().components().count() - 1);
+        let manifests = format!("{up}{}/manifests", env!("CARGO_MANIFEST_DIR").trim_start_matches('/'));
+        std::fs::write(scratch.path("kustomization.yaml"), overlay.replace("../manifests", &manifests)).unwrap();
+        let output = Command::new("kubectl").arg("kustomize").arg(&scratch.0).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        let images: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("image: ")).collect();
+        let image = concat!("registry.example.com/local-pv-provisioner:", env!("CARGO_PKG_VERSION"));
+        assert_eq!(images, [image, image], "{overlay}");
+    }
 }
 
 /// A promise whose test was renamed or removed is one that nobody holds.

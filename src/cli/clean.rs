@@ -13,12 +13,17 @@ Methods, by these names or by the original's paths (/scripts/shred.sh):
   zero [N=1]        zero every byte, N times, by the fastest way that guarantees it (also: dd_zero)
   shred [N=3]       N passes of random bytes, then one of zeros
   discard           discard, read back, and zero what does not read zero
-  blkdiscard        discard and believe it
-  secure-discard    discard securely, on devices that can
-  fsclean           empty the directory in LOCAL_PV_FILESYSTEM, a mount point; a mount below it keeps all of it as it is
+  blkdiscard        discard and believe it: nothing is read back
+  secure-discard    discard securely, on devices that can, and believe it
+  fsclean           empty the directory in LOCAL_PV_FILESYSTEM, a mount point; a mount below it
+                    keeps all of it as it is
 
-The device is opened exclusively and refused while anything uses it, and so is a directory. Exit codes: 0 when it is cleaned
-and was read back, 1 when it is not, 2 for bad arguments. SIGTERM ends it between two chunks.";
+The device is opened exclusively and refused while anything uses it, and so is a directory. Neither
+the cluster nor the agent's ledger is asked: the device of a bound volume that no pod uses at the
+moment is cleaned as well.
+
+Exit codes: 0 when it is cleaned, and was read back unless the method is believed; 1 when it is not;
+2 for bad arguments. SIGTERM ends it between two chunks.";
 
 #[derive(Debug, Args)]
 pub(super) struct CleanArgs {

@@ -6,9 +6,10 @@ use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
 use super::{Ctx, discovery, in_service, volume};
 use crate::kube::objects::{Node, OwnerReference, PersistentVolume, Phase};
-use crate::model::device::{Comparison, Device, Identity};
+use crate::model::device::{Comparison, Device, Evidence, Identity, Place};
+use crate::model::discovery::Discovered;
 use crate::model::flat_map::FlatMap;
-use crate::model::memory::{self, Entry, State};
+use crate::model::memory::{self, Entry, PvRef, State};
 use crate::model::{names, quantity};
 use crate::settings::Settings;
 use serde_json::{Map, Value, json};
@@ -16,33 +17,30 @@ use std::path::{Component, Path};
 
 /// A PV with our label and a UID that no entry holds.
 pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
-    if is_known(ctx, pv) {
+    if is_awaited(ctx, pv) {
         return;
     }
+    let path = path_of(pv);
     if let Err(why) = is_ours(ctx.s, pv) {
-        remember_users(ctx, pv, &why);
+        if let Some(index) = ctx.devices.at_path(path) {
+            let why = format!("PersistentVolume {} names it and does not fit: {why}", pv.metadata.name);
+            remember_use(ctx, pv, index, Some(reference(pv)), why);
+        }
         return leave(ctx, pv, Word::Foreign, why);
     }
-    let path = Path::new(pv.spec.local.as_ref().map_or("", |local| local.path.as_str()));
     let Some(index) = ctx.devices.at_path(path) else {
+        remember_absent(ctx, pv);
         return leave(ctx, pv, Word::Absent, "its device is not there; the PersistentVolume is left alone".to_owned());
     };
-    let group = &ctx.devices.groups[index];
-    if let Some(problem) = &group.problem {
-        let problem = problem.clone();
-        return leave(ctx, pv, Word::Error, problem);
-    }
-    if annotated_identity(pv, group.device) == Comparison::Different {
-        let why =
-            format!("its identity annotation is not that of {} ({})", group.device.kernel_name, group.device.identity);
+    let left = |why: &str| format!("PersistentVolume {} names it, and was not taken over: {why}", pv.metadata.name);
+    if let Some(why) = is_of_another(pv, ctx.devices.groups[index].device) {
+        remember_use(ctx, pv, index, None, left(&why));
         return leave(ctx, pv, Word::Error, why);
     }
-    if pv.status.phase != Phase::Released && names_another(pv, group.device) {
-        let why = format!("its identity annotation has nothing in common with {}", group.device.kernel_name);
-        return leave(ctx, pv, Word::Error, why);
-    }
-    if let Some(claim) = ctx.devices.claims_beside(index, Some(&pv.metadata.uid)) {
-        let why = format!("PersistentVolume {} names the same device", claim.name);
+    let problem = ctx.devices.groups[index].problem.clone();
+    let beside = || ctx.devices.claims_beside(index, Some(&pv.metadata.uid));
+    if let Some(why) = problem.or_else(|| Some(format!("PersistentVolume {} names the same device", beside()?.name))) {
+        remember_use(ctx, pv, index, Some(reference(pv)), left(&why));
         return leave(ctx, pv, Word::Error, why);
     }
     let existing = entry_of(ctx, index);
@@ -63,23 +61,21 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
         match release_is_believed(ctx, pv, index) {
             Verdict::Wait(why) => return leave(ctx, pv, Word::Waiting, why),
             Verdict::Believed => in_service::state_of(pv, None),
-            Verdict::Quarantine(why) => {
-                let reference = memory::PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
-                State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference) }
-            }
+            Verdict::Quarantine(why) => State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference(pv)) },
         }
     } else {
         in_service::state_of(pv, None)
     };
     match replaced {
-        Some(entry) => {
-            let evidence = memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
-            let since = ctx.s.wall.clone();
-            let path = path.to_path_buf();
-            ctx.plan.writes.push(Entry { state, path, evidence, since, progress: None, ..entry.clone() });
-        }
+        Some(entry) => replace(ctx, entry, index, path, state),
         None => ctx.new_entry(index, path, state),
     }
+}
+
+fn replace(ctx: &mut Ctx<'_>, entry: &Entry, index: usize, path: &Path, state: State) {
+    let evidence = memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
+    let (path, since) = (path.to_path_buf(), ctx.s.wall.clone());
+    ctx.plan.writes.push(Entry { state, path, evidence, since, progress: None, ..entry.clone() });
 }
 
 /// The entry of a device, or one that may be its: two entries for one device would stand in each other's way.
@@ -89,30 +85,89 @@ fn entry_of<'a>(ctx: &Ctx<'a>, index: usize) -> Option<&'a Entry> {
     ctx.s.entries.get(id)
 }
 
-/// A volume of a discovery directory that somebody uses by a PV that does not fit. When that PV is gone, what it left is not
-/// an administrator's: the ledger must know.
-fn remember_users(ctx: &mut Ctx<'_>, pv: &PersistentVolume, why: &str) {
-    let path = Path::new(pv.spec.local.as_ref().map_or("", |local| local.path.as_str()));
-    let Some(index) = ctx.devices.at_path(path) else { return };
-    let unused = matches!(pv.status.phase, Phase::Available | Phase::Unset | Phase::Pending);
-    // An unsure one that holds no promise is void after the next look, and would be offered as it is found.
-    let remembered = ctx.devices.groups[index].entry.is_some()
-        || entry_of(ctx, index).is_some_and(|entry| devices::matters(&entry.state));
-    if unused || remembered || ctx.discovered(path).is_none() {
-        return;
+/// Why the device at a PV's path is not the PV's.
+pub(super) fn is_of_another(pv: &PersistentVolume, device: &Device) -> Option<String> {
+    let (name, identity) = (&device.kernel_name, &device.identity);
+    let is_directory = matches!(device.place, Place::Directory { .. });
+    if is_directory && pv.spec.volume_mode.as_deref() == Some("Block") {
+        return Some(format!("its volumeMode is Block, and {name} is a directory"));
     }
-    let reference = memory::PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
-    let why = format!("PersistentVolume {} names it and does not fit: {why}", pv.metadata.name);
-    ctx.new_entry(index, path, State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference) });
+    if annotated_identity(pv, device) == Comparison::Different {
+        return Some(format!("its identity annotation is not that of {name} ({identity})"));
+    }
+    (pv.status.phase != Phase::Released && names_another(pv, device))
+        .then(|| format!("its identity annotation has nothing in common with {name}"))
 }
 
-/// Whether an entry holds the PV's UID, or waits for the PV that this offer made.
-fn is_known(ctx: &Ctx<'_>, pv: &PersistentVolume) -> bool {
-    let offered = ctx.offers.get(pv.metadata.name.as_str()).is_some_and(|entry| match &entry.state {
+/// A PV that an entry holds, whose path leads to another device than that entry's: its tenant may write to this one.
+pub(super) fn strayed_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume, entry: &Entry) {
+    let Some(index) = ctx.devices.at_path(path_of(pv)) else { return };
+    let at_home = match ctx.devices.home(&entry.id) {
+        Home::Here(home) | Home::Unsure(home) => *home == index,
+        // Of two that cannot be told apart it may be either.
+        Home::Ambiguous(_) => true,
+        Home::Silent(_) | Home::Absent => false,
+    };
+    if !at_home {
+        let why = format!("PersistentVolume {}, which is another device's, led to it while in use", pv.metadata.name);
+        remember_use(ctx, pv, index, None, why);
+    }
+}
+
+/// Whoever uses a volume may leave something on the device to which its path leads. When that PV is gone, what lies there is
+/// not an administrator's: the ledger must know.
+fn remember_use(ctx: &mut Ctx<'_>, pv: &PersistentVolume, index: usize, recorded: Option<PvRef>, why: String) {
+    let path = path_of(pv);
+    let place = ctx.devices.groups[index].device.place;
+    let existing = entry_of(ctx, index);
+    let remembered = existing.is_some_and(|entry| devices::matters(&entry.state));
+    let busy = existing.is_some_and(|entry| ctx.s.jobs.contains_key(&entry.id))
+        || ctx.plan.writes.iter().any(|write| write.evidence.place == place);
+    if remembered || busy || !is_used(pv) || ctx.discovered(path).is_none() {
+        return;
+    }
+    let state = State::Quarantined { nonce: ctx.nonce(), why, pv: recorded };
+    match existing {
+        Some(entry) => replace(ctx, entry, index, path, state),
+        None => ctx.new_entry(index, path, state),
+    }
+}
+
+/// The same where there is nothing at its path yet: what appears there may be its device.
+fn remember_absent(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
+    let path = path_of(pv);
+    let class = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&pv.spec.storage_class_name));
+    let (Some(class), Some(name)) = (class.filter(|_| is_used(pv) && discovery::is_discovered(pv)), path.file_name())
+    else {
+        return;
+    };
+    let discovered = Discovered { class: pv.spec.storage_class_name.clone(), at: class.mount_dir.join(name) };
+    let annotation = pv.metadata.annotations.get(names::IDENTITY_ANNOTATION);
+    let identity = annotation.and_then(|text| Identity::from_annotation(text)).unwrap_or_default();
+    let why = format!("PersistentVolume {} was in use before this node knew it, and was not there", pv.metadata.name);
+    let state = State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference(pv)) };
+    ctx.first_entry(path, Some(discovered), Evidence::unseen(identity), state);
+}
+
+fn is_used(pv: &PersistentVolume) -> bool {
+    let claimed = pv.spec.claim_ref.as_ref().is_some_and(|claim| !claim.uid.is_empty());
+    claimed || !matches!(pv.status.phase, Phase::Available | Phase::Unset | Phase::Pending)
+}
+
+fn path_of(pv: &PersistentVolume) -> &Path {
+    Path::new(pv.spec.local.as_ref().map_or("", |local| local.path.as_str()))
+}
+
+fn reference(pv: &PersistentVolume) -> PvRef {
+    PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() }
+}
+
+/// Whether it is the PV that an offer made, whose answer has not come.
+fn is_awaited(ctx: &Ctx<'_>, pv: &PersistentVolume) -> bool {
+    ctx.offers.get(pv.metadata.name.as_str()).is_some_and(|entry| match &entry.state {
         State::Offering { offer_id, .. } => pv.metadata.annotations.get(names::OFFER_ANNOTATION) == Some(offer_id),
         _ => false,
-    });
-    offered || ctx.known_uids.contains(pv.metadata.uid.as_str())
+    })
 }
 
 fn leave(ctx: &mut Ctx<'_>, pv: &PersistentVolume, state: Word, why: String) {

@@ -150,6 +150,10 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
             return not_in_service::quarantine(ctx, entry, why);
         }
     }
+    if by == Cleaning::ByClass && class_covers_more(ctx, entry, &discovered) {
+        // It was cleaned as its class said then.
+        return ctx.write(entry, State::Preparing);
+    }
     if stopped(ctx, entry, index, path, &discovered) {
         return;
     }
@@ -178,6 +182,15 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
         ..entry.clone()
     };
     ctx.plan.writes.push(next);
+}
+
+/// Whether the class cleans more of a block volume by now than it did when this one was cleaned.
+fn class_covers_more(ctx: &Ctx<'_>, entry: &Entry, discovered: &Discovered) -> bool {
+    let class = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&discovered.class));
+    let before = entry.cleaner.as_ref().map(Cleaner::covers);
+    class.zip(before).is_some_and(|(class, before)| {
+        before == Cleaning::Quick && cleaner(class, entry.evidence.place).covers() != before
+    })
 }
 
 /// The PV of an offer. `None` where what it is made from is not there any more.
@@ -440,8 +453,32 @@ fn unplaced<'a>(ctx: &Ctx<'a>) -> Option<&'a str> {
         path.is_none_or(|path| directories.iter().any(|dir| path.parent() == Some(&dir.host_dir)))
     };
     let mut pvs = ctx.s.pvs.iter().flat_map(|pvs| pvs.values()).filter(of_node);
-    pvs.find(|pv| !is_placed(pv) && !ctx.known_uids.contains(pv.metadata.uid.as_str()))
+    pvs.find(|pv| !is_placed(pv) && !ctx.known.contains_key(pv.metadata.uid.as_str()))
         .map(|pv| pv.metadata.name.as_str())
+}
+
+/// What keeps many volumes from an offer, said once.
+pub(super) fn notices(ctx: &mut Ctx<'_>) {
+    let s = ctx.s;
+    let Some(settings) = s.discovery_settings() else { return };
+    if let Some(stray) = unplaced(ctx) {
+        let says = format!(
+            "PersistentVolume {stray} of this node lies in no directory of the config: no volume of a discovery directory is \
+             offered, as any may be its. Next: put its class and hostDir back into the config, or delete it when it is free"
+        );
+        ctx.notice(Reason::SettingsMismatch, says);
+    }
+    let Some(known) = &s.storage_classes else { return };
+    let lacking: Vec<&str> =
+        settings.classes.keys().map(String::as_str).filter(|class| known.get(*class).is_none()).collect();
+    if !lacking.is_empty() {
+        let says = format!(
+            "no StorageClass is named {}: the volumes of these classes are not offered. Next: create it, with provisioner \
+             kubernetes.io/no-provisioner, or take the class out of the config",
+            lacking.join(" or ")
+        );
+        ctx.notice(Reason::ConfigWarning, says);
+    }
 }
 
 fn report(ctx: &Ctx<'_>, index: usize, path: &Path, obstacle: Obstacle) -> Report {

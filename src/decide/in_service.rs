@@ -204,7 +204,9 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
         if let Home::Unsure(_) = ctx.devices.home(&entry.id) {
             return not_in_service::quarantine(ctx, entry, format!("{gone}, and the device has no strong identity"));
         }
-        return ctx.say(entry, Word::Absent, format!("{gone}, and its device is not there"));
+        let mut report = ctx.report(entry, Word::Absent, format!("{gone}, and its device is not there"));
+        report.next = Some(not_in_service::when_lost(entry));
+        return ctx.push(report);
     };
     if ctx.s.scan.as_ref().is_none_or(|scan| scan.generation < turn) {
         ctx.plan.look = true;

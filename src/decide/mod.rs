@@ -19,6 +19,7 @@ mod taint;
 pub mod volume;
 
 use crate::model::cleaning::Cleaning;
+use crate::model::device::Evidence;
 use crate::model::discovery::Discovered;
 use crate::model::memory::{self as entries, Entry, EntryId, Lost, Marker, Progress, State};
 use crate::model::names;
@@ -45,13 +46,17 @@ pub fn decide(s: &Snapshot) -> Plan {
     }
     ctx.settle_memory();
     ctx.settings_notice();
+    discovery::notices(&mut ctx);
     ctx.foreign_volumes();
     ctx.list_again_later();
     for entry in s.entries.values() {
         ctx.entry(entry);
     }
     for pv in s.pvs.iter().flat_map(|pvs| pvs.values()) {
-        adopt::unknown_pv(&mut ctx, pv);
+        match ctx.known.get(pv.metadata.uid.as_str()).copied() {
+            Some(entry) => adopt::strayed_pv(&mut ctx, pv, entry),
+            None => adopt::unknown_pv(&mut ctx, pv),
+        }
     }
     for index in 0..ctx.devices.groups.len() {
         not_in_service::unknown_device(&mut ctx, index);
@@ -111,8 +116,8 @@ fn undecided(s: &Snapshot) -> Option<String> {
 struct Ctx<'a> {
     s: &'a Snapshot,
     devices: Devices<'a>,
-    /// UIDs of PVs that entries hold.
-    known_uids: BTreeSet<&'a str>,
+    /// The PVs that entries hold, by UID.
+    known: BTreeMap<&'a str, &'a Entry>,
     /// Entries whose POST may have reached the server, by PV name.
     offers: BTreeMap<&'a str, &'a Entry>,
     /// For each PV name the first selected path that folds to it.
@@ -129,7 +134,7 @@ impl<'a> Ctx<'a> {
         let offering = |entry: &&Entry| matches!(entry.state, State::Offering { .. });
         Ctx {
             s,
-            known_uids: s.entries.values().filter_map(|e| e.state.pv()).map(|pv| pv.uid.as_str()).collect(),
+            known: s.entries.values().filter_map(|e| Some((e.state.pv()?.uid.as_str(), e))).collect(),
             offers: s.entries.values().filter(offering).filter_map(|e| Some((e.state.pv_name()?, e))).collect(),
             first_of_name: offer::first_of_name(s, &devices),
             mismatch: offer::settings_mismatch(s),
@@ -218,20 +223,24 @@ impl<'a> Ctx<'a> {
 
     /// A first entry for a device.
     fn new_entry(&mut self, index: usize, path: &Path, state: State) {
-        let promise = match self.discovered(path) {
+        let evidence = entries::evidence(self.devices.groups[index].device, &self.s.boot_id);
+        self.first_entry(path, self.discovered(path).cloned(), evidence, state);
+    }
+
+    fn first_entry(&mut self, path: &Path, discovered: Option<Discovered>, evidence: Evidence, state: State) {
+        let promise = match discovered {
             Some(_) => Cleaning::ByClass,
             None => self.s.settings().map_or_else(Default::default, |settings| settings.cleaning),
         };
-        let group = &self.devices.groups[index];
         let entry = Entry {
             version: entries::ENTRY_VERSION,
             id: EntryId(self.draw(16)),
             state,
             path: path.to_path_buf(),
-            discovered: self.discovered(path).cloned(),
+            discovered,
             cleaner: None,
             job: false,
-            evidence: entries::evidence(group.device, &self.s.boot_id),
+            evidence,
             promise,
             progress: None,
             since: self.s.wall.clone(),

@@ -111,17 +111,19 @@ pub(super) fn missing_kin(ctx: &Ctx<'_>, index: usize) -> Option<String> {
     let is_directory = |place: Place| matches!(place, Place::Directory { .. });
     let may_be = |entry: &&Entry| {
         let home = ctx.devices.home(&entry.id);
+        let is_missing = !matches!(home, Home::Here(_));
         let missing = match is_directory(entry.evidence.place) || is_directory(device.place) {
             // A filesystem and the device that carries it have no fact in common, and a filesystem without a UUID grows and
             // shrinks with its pool: only what is seen where it belongs is surely another one.
-            true => !matches!(home, Home::Here(_)),
+            true => is_missing,
+            false if entry.evidence.is_unseen() => is_missing,
             false => *home == Home::Absent && entry.evidence.size == device.size,
         };
         // A block volume that is to be made blank may hold a tenant's data: it is missed as well.
         let owes = entry.discovered.is_some() && entry.state == State::Preparing;
-        missing
-            && (devices::matters(&entry.state) || owes)
-            && entry.evidence.identity.compare(&device.identity) == Comparison::Unknown
+        let kin = entry.evidence.identity.compare(&device.identity) == Comparison::Unknown && missing
+            || entry.evidence.identity.lies_in(&device.identity) && is_missing;
+        kin && (devices::matters(&entry.state) || owes)
     };
     ctx.s.entries.values().find(may_be).map(|entry| entry.path.display().to_string())
 }
@@ -293,6 +295,14 @@ pub(super) fn when_blank(entry: &Entry) -> State {
 pub(super) fn quarantine(ctx: &mut Ctx<'_>, entry: &Entry, why: impl Into<String>) {
     let state = State::Quarantined { nonce: ctx.nonce(), why: why.into(), pv: entry.state.pv().cloned() };
     ctx.write(entry, state);
+}
+
+/// What a person can do about a device that is missed.
+pub(super) fn when_lost(entry: &Entry) -> String {
+    format!(
+        "bring it back; if it is lost for good, stop the agent and take device-{}.json out of --state-dir",
+        entry.id
+    )
 }
 
 /// Blank, and being cleaned for the first time.

@@ -1,7 +1,7 @@
 //! The way back: witnessed release, cleaning, deletion, and what is owed or quarantined. Every source goes through here;
 //! nothing else decides that bytes which are not blank may be overwritten.
 
-use super::devices::Home;
+use super::devices::{self, Home};
 use super::in_service::Misplaced;
 use super::plan::{Action, Report, Word};
 use super::{Ctx, adopt, cleaning, discovery, in_service, jobs, not_in_service};
@@ -9,6 +9,7 @@ use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::Permission;
 use crate::model::device::{Comparison, Content, Place, Protection};
 use crate::model::memory::{self, Entry, Outcome, Owed, PvRef, State};
+use crate::model::names;
 use crate::model::reason::Reason;
 
 /// `released`, `dirty`, `quarantined`.
@@ -66,6 +67,16 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         Ok(index) => index,
         Err(misplaced) => return released_elsewhere(ctx, entry, pv, misplaced),
     };
+    if let Some(inner) = missing_inside(ctx, index) {
+        let why = format!("the volume of {inner} lies in it and is not mounted, so it is not emptied");
+        if !cleaning::let_go_of(ctx, entry, &why) {
+            let mut report = ctx.report(entry, Word::Error, why);
+            report.next = Some(format!("mount {inner} again, or move what is in it elsewhere"));
+            report.event = Some(Reason::VolumeFailedDelete);
+            ctx.push(report);
+        }
+        return;
+    }
     if cleaning::running(ctx, entry, index) {
         return;
     }
@@ -76,6 +87,17 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         return;
     }
     cleaning::start(ctx, entry, index, Permission::Release);
+}
+
+/// A volume that is a directory of this one's filesystem, and is not where it was: what keeps it from being emptied with this
+/// one otherwise is its mount.
+fn missing_inside(ctx: &Ctx<'_>, index: usize) -> Option<String> {
+    let outer = &ctx.devices.groups[index].device.identity;
+    let inside = |entry: &&Entry| {
+        let missing = !matches!(ctx.devices.home(&entry.id), Home::Here(_));
+        missing && devices::matters(&entry.state) && entry.evidence.identity.lies_in(outer)
+    };
+    ctx.s.entries.values().find(inside).map(|entry| entry.path.display().to_string())
 }
 
 fn released_elsewhere(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, misplaced: Misplaced) {
@@ -148,24 +170,29 @@ fn dirty(ctx: &mut Ctx<'_>, entry: &Entry, owed: Owed) {
         Home::Here(index) => index,
         Home::Unsure(index) => return weak_after_reboot(ctx, entry, index),
         Home::Absent => {
-            let report = ctx.report(entry, Word::Absent, "its device is not there; cleaning is owed when it returns");
+            let mut report =
+                ctx.report(entry, Word::Absent, "its device is not there; cleaning is owed when it returns");
+            report.next = Some(not_in_service::when_lost(entry));
             return ctx.push(report);
         }
         Home::Ambiguous(why) | Home::Silent(why) => {
             return ctx.say(entry, Word::Error, why);
         }
     };
-    if cleaning::running(ctx, entry, index) {
-        return;
-    }
-    let group = &ctx.devices.groups[index];
-    if let (Owed::Approval, Some(claim)) = (owed, group.claims.first()) {
-        // The token was for what nobody used: what this volume leaves there nobody has approved.
-        let why = format!("PersistentVolume {} names it since it was approved", claim.name);
+    if let Some(claim) = ctx.devices.groups[index].claims.first().cloned() {
+        // What is owed is for what was there before: what this volume leaves nobody has released or approved.
+        let why = format!("PersistentVolume {} names it since its cleaning became due", claim.name);
+        if cleaning::let_go_of(ctx, entry, &why) {
+            return;
+        }
         let pv = PvRef { name: claim.name.to_owned(), uid: claim.uid.to_owned() };
         let state = State::Quarantined { nonce: ctx.nonce(), why, pv: Some(pv) };
         return ctx.write(entry, state);
     }
+    if cleaning::running(ctx, entry, index) {
+        return;
+    }
+    let group = &ctx.devices.groups[index];
     let obstacle = match (&group.problem, &group.device.protection, ctx.devices.claims_beside(index, None)) {
         (Some(problem), _, _) => Some(problem.clone()),
         (_, Some(protection @ Protection::PartitionType { .. }), _) => Some(protection.to_string()),
@@ -269,9 +296,13 @@ fn came_back(ctx: &Ctx<'_>, index: usize, recorded: Option<&PvRef>) -> Option<St
     let [claim] = group.claims.as_slice() else { return None };
     let pv = ctx.s.pv_by_uid(claim.name, claim.uid)?;
     let known = recorded.is_some_and(|recorded| recorded.uid == claim.uid);
+    // The original of discovery directories, which was here in between, makes a volume anew under its name.
+    let made_anew = recorded.is_some_and(|recorded| recorded.name == claim.name)
+        && discovery::is_discovered(pv)
+        && !pv.metadata.annotations.contains_key(names::IDENTITY_ANNOTATION);
     let same = match adopt::annotated_identity(pv, group.device) {
         Comparison::Same => true,
-        Comparison::Unknown => known,
+        Comparison::Unknown => (known || made_anew) && adopt::is_of_another(pv, group.device).is_none(),
         Comparison::Different => false,
     };
     let ours = adopt::is_ours(ctx.s, pv).is_ok();

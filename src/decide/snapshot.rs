@@ -315,8 +315,11 @@ impl Snapshot {
     }
 
     /// Whether a volume without a strong identity is taken for the one of before after a reboot; `None` until its settings
-    /// have been read.
+    /// have been read. What had a strong one is told by that.
     pub fn trusts_weak_identity(&self, entry: &Entry) -> Option<bool> {
+        if !entry.evidence.identity.is_weak() || entry.evidence.is_unseen() {
+            return Some(false);
+        }
         let choice = if entry.discovered.is_some() {
             if self.discovery.as_ref().is_some_and(|view| *view == DiscoveryView::default()) {
                 return None;

@@ -3,7 +3,7 @@
 
 use nix::libc;
 use nix::sys::stat::makedev;
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, fstatfs};
 use nix::sys::statvfs::fstatvfs;
 use std::io;
 use std::mem::MaybeUninit;
@@ -75,9 +75,13 @@ pub fn total_bytes(directory: BorrowedFd<'_>) -> Result<u64, FilesystemError> {
     Ok(told.blocks().saturating_mul(told.fragment_size()))
 }
 
-/// A number that each tmpfs draws when it is mounted (Linux 5.13 and newer); `None` for other filesystems.
-pub fn tmpfs_instance(directory: BorrowedFd<'_>) -> Option<u64> {
-    if fstatfs(directory).ok()?.filesystem_type() != TMPFS_MAGIC {
+/// From ZFS's own sources.
+const ZFS_SUPER_MAGIC: FsType = FsType(0x2fc1_2fc1);
+
+/// A number that each tmpfs draws when it is mounted (Linux 5.13 and newer), and each dataset of ZFS when it is made; `None`
+/// for other filesystems.
+pub fn instance(directory: BorrowedFd<'_>) -> Option<u64> {
+    if !matches!(fstatfs(directory).ok()?.filesystem_type(), TMPFS_MAGIC | ZFS_SUPER_MAGIC) {
         return None;
     }
     fstatvfs(directory).ok().map(|told| told.filesystem_id()).filter(|id| *id != 0)

@@ -83,6 +83,9 @@ impl IdentityKind {
 #[serde(transparent)]
 pub struct Identity(pub FlatMap<IdentityKind, String>);
 
+/// Between the UUID of a filesystem and the inode of a directory in it, where that is the volume.
+pub const IN_FILESYSTEM: &str = " inode ";
+
 /// How two identities compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
@@ -97,6 +100,13 @@ pub enum Comparison {
 impl Identity {
     pub fn is_weak(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Whether it is a directory of the filesystem that the other is the whole of.
+    pub fn lies_in(&self, whole: &Identity) -> bool {
+        let [inner, outer] = [self, whole].map(|identity| identity.0.get(&IdentityKind::Filesystem));
+        let rest = inner.zip(outer).and_then(|(inner, outer)| inner.strip_prefix(outer.as_str()));
+        rest.is_some_and(|rest| rest.starts_with(IN_FILESYSTEM))
     }
 
     pub fn compare(&self, other: &Identity) -> Comparison {
@@ -297,4 +307,16 @@ pub struct Evidence {
     pub diskseq: Option<u64>,
     pub size: u64,
     pub identity: Identity,
+}
+
+impl Evidence {
+    /// Of a device of which only its volume tells, as it was not there.
+    pub fn unseen(identity: Identity) -> Evidence {
+        let place = Place::File { dev: 0, ino: 0 };
+        Evidence { boot_id: String::new(), place, diskseq: None, size: 0, identity }
+    }
+
+    pub fn is_unseen(&self) -> bool {
+        self.boot_id.is_empty()
+    }
 }

@@ -210,12 +210,18 @@ impl Entry {
 }
 
 fn recognise(evidence: &Evidence, recorded: &Path, device: &Device, boot_id: &str, path: &Path) -> Recognition {
+    let is_directory = |place: Place| matches!(place, Place::Directory { .. });
     match evidence.identity.compare(&device.identity) {
         Comparison::Same => Recognition::Same,
         Comparison::Different => Recognition::Other,
+        Comparison::Unknown if !evidence.is_unseen() && is_directory(evidence.place) != is_directory(device.place) => {
+            Recognition::Other
+        }
         Comparison::Unknown => {
             let same_place = evidence.place == device.place;
-            let same_medium = evidence.diskseq == device.diskseq && evidence.size == device.size;
+            // A filesystem that no device carries grows and shrinks with its pool, and may have a number of its own.
+            let floats = is_directory(device.place) && device.disk == device.place && device.diskseq.is_some();
+            let same_medium = evidence.diskseq == device.diskseq && (floats || evidence.size == device.size);
             if evidence.boot_id == boot_id {
                 if same_place && same_medium { Recognition::Same } else { Recognition::Other }
             } else if recorded == path {

@@ -16,7 +16,7 @@ use crate::host::mounts::Mount;
 use crate::host::number::DeviceNumber;
 use crate::host::sysfs::Node;
 use crate::model::chain::chain;
-use crate::model::device::{Content, Device, Identity, IdentityKind, Place, ProbeError, Protection};
+use crate::model::device::{Content, Device, IN_FILESYSTEM, Identity, IdentityKind, Place, ProbeError, Protection};
 use nix::libc;
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -48,8 +48,8 @@ pub fn spot(host: &Host, directory: BorrowedFd<'_>) -> Result<Spot, ProbeError> 
     let place = Place::Directory { dev: stat.dev, ino: stat.ino };
     let (disk, diskseq) = match carrier(host, &stat) {
         Some(node) => (node.number.into(), node.disk().ok().flatten().unwrap_or(node).diskseq()),
-        // A tmpfs that is mounted anew has the numbers of the old one.
-        None => (place, filesystem::tmpfs_instance(directory)),
+        // What is mounted anew has the numbers of what was there before.
+        None => (place, filesystem::instance(directory)),
     };
     Ok(Spot { place, disk, diskseq, mount: Some(stat.mount_id) })
 }
@@ -146,7 +146,7 @@ fn identity(
     }
     let is_whole = if is_btrfs { stat.ino == BTRFS_SUBVOLUME_ROOT } else { mount.root == Path::new("/") };
     if !is_whole {
-        fact.push_str(&format!(" inode {}", stat.ino));
+        fact.push_str(&format!("{IN_FILESYSTEM}{}", stat.ino));
         if let Some(generation) = filesystem::generation(directory) {
             fact.push_str(&format!(" generation {generation}"));
         }

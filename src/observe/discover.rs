@@ -58,8 +58,14 @@ pub struct Volumes {
 
 impl Volumes {
     /// `listed` is `None` where the directory did not answer. A path is one volume of one class, and one that
-    /// `deviceDir` selects already is none.
-    pub fn take_in(&mut self, dir: &DiscoveryDir, listed: Option<Discovery>, selected: &BTreeSet<PathBuf>) {
+    /// `deviceDir` selects already is none, nor one that is, or holds, the directory of a class.
+    pub fn take_in(
+        &mut self,
+        dir: &DiscoveryDir,
+        listed: Option<Discovery>,
+        selected: &BTreeSet<PathBuf>,
+        all: &[DiscoveryDir],
+    ) {
         let class = &dir.class;
         let Some(listed) = listed else {
             let what = format!("the directory {} of class {class} does not answer", dir.mount_dir.display());
@@ -71,6 +77,13 @@ impl Volumes {
         }
         for at in listed.paths {
             let path = dir.host_dir.join(at.file_name().unwrap_or_default());
+            let holds = |other: &&DiscoveryDir| other.host_dir.starts_with(&path) || other.mount_dir.starts_with(&at);
+            if let Some(other) = all.iter().find(holds) {
+                let what =
+                    format!("{} is no volume of class {class}: class {} lies there", path.display(), other.class);
+                self.unread.entry(class.clone()).or_insert(what);
+                continue;
+            }
             let other = match self.found.get(&path) {
                 Some(other) => format!("class {} has", other.class),
                 None if selected.contains(&path) => "deviceDir and deviceNameFilter select".to_owned(),

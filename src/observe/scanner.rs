@@ -162,7 +162,11 @@ impl Scan {
         // Where it lies now goes before where it lay when the ledger was written.
         discovered.extend(found);
         let wanted: BTreeSet<PathBuf> = selected.iter().chain(&request.extra).cloned().collect();
-        let spots = self.resolve(wanted.union(&request.untouched).cloned().collect(), &discovered)?;
+        // What only a volume names may be a directory that is found under another name.
+        let may_be_directory =
+            |path: &PathBuf| !request.directories.is_empty() && !selected.contains(path) && !path.starts_with("/dev");
+        let paths = wanted.union(&request.untouched).cloned().collect();
+        let spots = self.resolve(paths, &discovered, may_be_directory)?;
         let untouched = self.untouched(request, &spots);
         let mut report = ScanReport { generation: request.generation, observations: Vec::new(), error, unread };
         let mut observe = |path: PathBuf, device: Result<Device, ProbeError>| {
@@ -236,7 +240,7 @@ impl Scan {
             if let Outcome::Stopped = outcome {
                 return None;
             }
-            volumes.take_in(dir, outcome.done(), selected);
+            volumes.take_in(dir, outcome.done(), selected, directories);
         }
         Some(volumes)
     }
@@ -245,10 +249,12 @@ impl Scan {
         &mut self,
         paths: Vec<PathBuf>,
         discovered: &BTreeMap<PathBuf, Discovered>,
+        may_be_directory: impl Fn(&PathBuf) -> bool,
     ) -> Option<BTreeMap<PathBuf, Result<Spot, ProbeError>>> {
         let job = |path: &PathBuf| {
             let (at, wanted) = match discovered.get(path) {
                 Some(discovered) => (discovered.at.clone(), Wanted::Volume),
+                None if may_be_directory(path) => (path.clone(), Wanted::Volume),
                 None => (path.clone(), Wanted::Device),
             };
             let look = self.look.clone();
@@ -450,7 +456,7 @@ mod tests {
         }
 
         fn resolve(&self, path: &Path, wanted: Wanted) -> Result<Spot, ProbeError> {
-            assert_eq!(wanted == Wanted::Volume, path.starts_with("/here"));
+            assert!(wanted == Wanted::Volume || !path.starts_with("/here"));
             if self.hang_resolve.iter().any(|hangs| Path::new(hangs) == path) {
                 let _ = self.gate.recv();
             }

@@ -8,6 +8,7 @@ mod faults;
 mod hands;
 mod life;
 mod memory;
+mod plan;
 mod shown;
 mod taint;
 mod trust;

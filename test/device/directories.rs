@@ -320,6 +320,52 @@ fn directories_of_one_filesystem_are_told_apart_and_one_in_another_overlaps_it()
     assert_eq!(bench.volume("beside").identity.compare(&beside.identity), Comparison::Different);
 }
 
+/// A volume that somebody made by hand names the directory by the path to which an entry is a link.
+#[test]
+fn a_directory_that_a_volume_names_by_another_path_is_the_same_one() {
+    if !is_root("mounting") {
+        return;
+    }
+    let mut bench = Bench::new();
+    let elsewhere = bench.dir("data/vol1");
+    tmpfs(&elsewhere);
+    symlink(&elsewhere, bench.at("link")).unwrap();
+    let request = ScanRequest {
+        generation: 1,
+        directories: vec![bench.directory()],
+        extra: [elsewhere.clone()].into(),
+        untouched: [elsewhere.clone()].into(),
+        ..ScanRequest::default()
+    };
+    let report = bench.scan.run(&request).unwrap();
+    let named = report.observations.iter().find(|seen| seen.path == elsewhere).unwrap();
+    let (named, found) = (named.device.clone().unwrap(), seen(&report, "link").unwrap());
+    assert_eq!((named.place, named.content), (found.place, Content::NotRead));
+    umount(&elsewhere);
+}
+
+/// In a container the inner class's directory is mounted, which it may not be on the host.
+#[test]
+fn the_directory_of_another_class_is_no_volume() {
+    if !is_root("mounting") {
+        return;
+    }
+    let mut bench = Bench::new();
+    let inner = bench.volume_dir("ssd");
+    tmpfs(&inner);
+    let other = DiscoveryDir {
+        class: "ssd".to_owned(),
+        mount_dir: inner.clone(),
+        host_dir: "/mnt/ssd".into(),
+        ..bench.directory()
+    };
+    let request = ScanRequest { generation: 1, directories: vec![bench.directory(), other], ..ScanRequest::default() };
+    let report = bench.scan.run(&request).unwrap();
+    assert!(report.observations.is_empty(), "{:?}", report.observations);
+    assert_eq!(report.unread["fast"], format!("{HOST_DIR}/ssd is no volume of class fast: class ssd lies there"));
+    umount(&inner);
+}
+
 #[test]
 fn a_filesystem_that_does_not_answer_holds_up_no_other_volume() {
     if !is_root("a filesystem that hangs") || !Path::new("/dev/fuse").exists() {

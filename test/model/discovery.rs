@@ -553,6 +553,35 @@ fn volumes_of_the_original_are_taken_over_as_they_are_with_and_without_the_nodes
 
 /// As long as its path cannot lead to another disk by now.
 #[test]
+fn a_block_volume_at_whose_path_a_directory_is_is_left_alone() {
+    let mut scene = Scene::new();
+    let mut pv = originals("vol1", &format!("local-volume-provisioner-{NODE}"), Phase::Bound);
+    pv.spec.volume_mode = Some("Block".to_owned());
+    scene.watch(WatchUpdate::Applied(pv.clone()));
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::NotRead)))]);
+    assert!(scene.does_nothing().reports.iter().any(|report| report.reason.contains("volumeMode is Block")));
+    pv.status.phase = Phase::Released;
+    pv.metadata.resource_version = "2".to_owned();
+    scene.watch(WatchUpdate::Applied(pv));
+    scene.does_nothing();
+}
+
+#[test]
+fn selector_and_access_mode_of_a_class_are_those_of_its_volumes() {
+    let mut scene = Scene::new();
+    scene.config(
+        "fast: {hostDir: /mnt/fast, mountDir: /in/fast, accessMode: ReadWriteOncePod, selector: [{matchExpressions: [{key: \
+         zone, operator: In, values: [a]}]}]}",
+    );
+    scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::Blank)))]);
+    let Action::CreatePv { pv, .. } = scene.deed() else { panic!() };
+    assert_eq!(pv.spec.access_modes, ["ReadWriteOncePod"]);
+    let terms = pv.spec.node_affinity.unwrap().required.unwrap().node_selector_terms;
+    let keys: Vec<&str> = terms.iter().map(|term| term.match_expressions[0].key.as_str()).collect();
+    assert_eq!(keys, ["kubernetes.io/hostname", "zone"], "a node that fits either, as in the original");
+}
+
+#[test]
 fn a_volume_that_the_original_left_released_in_this_boot_is_cleaned_at_the_first_start() {
     let uid = a_node().metadata.uid;
     for (first_start, word) in [(true, None), (false, Some(Word::Quarantined))] {
@@ -630,6 +659,8 @@ fn a_class_without_a_storage_class_waits_for_it() {
     scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", Content::Blank)))]);
     let report = scene.report("/mnt/fast/vol1");
     assert_eq!((report.state, report.reason.as_str()), (Word::Waiting, "StorageClass fast does not exist"));
+    let notices = scene.does_nothing().notices;
+    assert!(notices.iter().any(|notice| notice.message.contains("fast or raw")), "{notices:?}");
     let metadata = ObjectMeta { name: "fast".into(), ..ObjectMeta::default() };
     scene.hears(Event::StorageClasses(WatchUpdate::Applied(StorageClass { metadata, ..StorageClass::default() })));
     scene.posted("u1", Phase::Available);
@@ -655,7 +686,7 @@ fn a_bad_edit_keeps_the_last_good_settings_and_says_so() {
     let notice = plan.notices.iter().find(|notice| notice.reason == Reason::ConfigInvalid).unwrap();
     assert!(notice.message.contains("mountDir"), "{}", notice.message);
     scene.config("slow: {hostDir: /mnt/slow, mountDir: /in/slow}");
-    assert!(scene.does_nothing().notices.is_empty());
+    assert!(!scene.does_nothing().notices.iter().any(|notice| notice.reason == Reason::ConfigInvalid));
     let classes: Vec<String> = scene.state.snapshot.discovery_settings().unwrap().classes.keys().cloned().collect();
     assert_eq!(classes, ["slow"], "a class that was taken out is forgotten");
 }
@@ -747,6 +778,8 @@ fn nothing_is_offered_while_a_volume_of_this_node_lies_in_a_directory_that_the_c
     scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
     let report = scene.report("/mnt/fast/vol1");
     assert!(report.state == Word::Waiting && report.reason.contains(&pv.metadata.name), "{report:?}");
+    let notices = scene.does_nothing().notices;
+    assert!(notices.iter().any(|notice| notice.reason == Reason::SettingsMismatch), "{notices:?}");
     scene.gone(&pv);
     scene.posted("u1", Phase::Available);
 }

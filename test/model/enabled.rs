@@ -120,8 +120,7 @@ impl World {
                 Phase::Unset => steps.push(Step::Control(name.clone())),
                 Phase::Available if self.budget.binds > 0 && !deleting => steps.push(Step::Bind(name.clone())),
                 Phase::Bound => {
-                    let meant = self.api.made_for.get(&pv.metadata.uid).copied();
-                    if let Some(disk) = disk.filter(|disk| Some(*disk) == meant) {
+                    if let Some(disk) = disk {
                         let truth = &self.disks[disk];
                         if truth.held.is_none() && !truth.in_use {
                             steps.push(Step::Use { pv: name.clone(), hidden: false });

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests fail and speak as tests do")]
 
 mod api;
+
 mod canon;
 mod daemon;
 mod discovery;
@@ -16,6 +17,7 @@ mod oracle;
 mod scenarios;
 mod search;
 mod step;
+mod strays;
 mod taint;
 mod walk;
 mod world;

@@ -206,6 +206,18 @@ impl State {
         learnt
     }
 
+    /// The same, and a volume of this node without our label: an original that was here in between made it, and the watch
+    /// does not show it.
+    fn learn_or_take_over(&mut self, pv: PersistentVolume) {
+        let unseen =
+            self.snapshot.pv(&pv.metadata.name).is_none() && !self.snapshot.vanished.contains_key(&pv.metadata.uid);
+        if unseen && is_discovered(&pv) && is_ours(&self.snapshot, &pv).is_ok() {
+            self.hold(pv);
+        } else {
+            self.learn(pv);
+        }
+    }
+
     /// Takes in what only an answer has shown.
     fn hold(&mut self, pv: PersistentVolume) {
         if let Some(pvs) = &mut self.snapshot.pvs {
@@ -248,9 +260,9 @@ impl State {
             Ok(found) => {
                 let turn = self.snapshot.turn;
                 self.snapshot.absences.insert(entry, Absence::Confirmed { turn });
-                // Another PV in its place, which the watch will show: it may name the device.
+                // Another PV in its place: it may name the device.
                 if let Some(pv) = found {
-                    self.learn(*pv);
+                    self.learn_or_take_over(*pv);
                 }
             }
             Err(failure) => self.fail(BackoffKey::Offer(entry), failure),

@@ -14,10 +14,15 @@ app.kubernetes.io/name: {{ include "lsp.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
-{{- /* Of node-cleanup's pods: others than those of the DaemonSet's, or the Service would lead to them too. */}}
+{{- /* Of node-cleanup's pods, as the original has it, since it cannot be changed. The DaemonSet's Service does not select them. */}}
 {{- define "lsp.cleanup.selector" -}}
-app.kubernetes.io/name: {{ include "lsp.name" . | trunc 50 | trimSuffix "-" }}-node-cleanup
+app.kubernetes.io/name: {{ include "lsp.cleanup.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end }}
+
+{{- define "lsp.cleanup.labels" -}}
+{{ include "lsp.cleanup.selector" . }}
+app.kubernetes.io/component: node-cleanup-controller
 {{- end }}
 
 {{- define "lsp.labels" -}}
@@ -26,22 +31,26 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "lsp.selector" . }}
 {{- end }}
 
-{{- /* Of an object: (dict "top" $ "name" "x"), with "namespace" if it has one, and more "labels". */}}
+{{- /* Of an object: (dict "top" $ "name" "x"), with "namespace" if it has one, more "labels", and its "own" in place of the
+common ones. */}}
 {{- define "lsp.metadata" -}}
 name: {{ .name | quote }}
 {{- with .namespace }}
 namespace: {{ . | quote }}
 {{- end }}
 labels:
-  {{- toYaml (merge (include "lsp.labels" .top | fromYaml) (default dict .labels)) | nindent 2 }}
+  {{- toYaml (merge dict (default dict .own) (include "lsp.labels" .top | fromYaml) (default dict .labels)) | nindent 2 }}
 {{- end }}
 
 {{- define "lsp.serviceAccount" -}}
 {{- default (ternary (include "lsp.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
 {{- end }}
 
+{{- /* As the original cuts it off. A name of which nothing would be left is shortened before: it would be the DaemonSet's. */}}
 {{- define "lsp.cleanup.name" -}}
-{{ include "lsp.fullname" . | trunc 39 | trimSuffix "-" }}-node-cleanup-controller
+{{- $full := include "lsp.fullname" . }}
+{{- $name := printf "%s-node-cleanup-controller" $full | trunc 63 | trimSuffix "-" }}
+{{- ternary (printf "%s-node-cleanup-controller" ($full | trunc 39 | trimSuffix "-")) $name (eq $name $full) }}
 {{- end }}
 
 {{- define "lsp.cleanup.serviceAccount" -}}
@@ -50,12 +59,12 @@ labels:
 {{- end }}
 {{- end }}
 
-{{- /* The image, from (dict "top" $ "image" "x"). The original's own is refused: it would be started in our pod, as if nothing
+{{- /* The image, from (dict "top" $ "image" "x" "key" "the value's name"). The original's own is refused: it would be started in our pod, as if nothing
 had been changed. */}}
 {{- define "lsp.image" -}}
 {{- $image := tpl .image .top }}
 {{- if regexMatch "^(registry[.]k8s[.]io|k8s[.]gcr[.]io|gcr[.]io|quay[.]io/external_storage)/(.*/)?local-volume-(provisioner|node-cleanup)[:@]" $image }}
-{{- fail (printf "image: %s is the original's program; set it to your image of local-pv-provisioner, e.g. --set image=registry.example.com/local-pv-provisioner:%s" $image .top.Chart.AppVersion) }}
+{{- fail (printf "%s: %s is the original's program; set it to your image of local-pv-provisioner, e.g. --set %s=registry.example.com/local-pv-provisioner:%s" .key $image .key .top.Chart.AppVersion) }}
 {{- end }}
 {{- $image }}
 {{- end }}
