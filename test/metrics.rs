@@ -151,6 +151,7 @@ fn promtool_finds_nothing_to_say_about_the_metrics() {
     metrics.set_memory_intact(true);
     metrics.set_cleanings_running(1);
     metrics.set_cleaning_left("/dev/sdb", Some(30));
+    metrics.set_cleaning_bytes("/dev/sdb", Some((1 << 20, 1 << 30)));
     let cleaned = CleanResult::Cleaned { bytes: 1, method: "punch-hole" };
     metrics.cleaning_ended(&cleaned, Duration::from_secs(1));
     metrics.add_cleaned_bytes(1);
@@ -192,4 +193,22 @@ fn a_cleaning_that_is_over_leaves_no_estimate_behind() {
     let text = String::from_utf8(metrics.render().unwrap()).unwrap();
     let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("local_pv_provisioner_cleaning_sec")).collect();
     assert_eq!(lines, ["local_pv_provisioner_cleaning_seconds_left{device=\"/dev/sdb\"} 29"]);
+}
+
+/// Prometheus reads what the client of Go gives.
+#[test]
+fn the_figures_of_the_process_have_the_names_of_the_go_client() {
+    let text = String::from_utf8(Metrics::new("n").unwrap().render().unwrap()).unwrap();
+    for name in [
+        "process_cpu_seconds_total",
+        "process_max_fds",
+        "process_open_fds",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
+        "process_virtual_memory_bytes",
+        "process_virtual_memory_max_bytes",
+    ] {
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        assert!(value.is_some_and(|value| value > 0.0 || name.ends_with("_total")), "{name}: {text}");
+    }
 }

@@ -45,6 +45,7 @@ fn the_metrics_table_is_what_is_served() {
     let code = Code::Http(200);
     metrics.api_request(&RequestSample { verb: Verb::Get, resource: Resource::Nodes, code, seconds: 0.1 });
     metrics.set_cleaning_left("/dev/sdb", Some(1));
+    metrics.set_cleaning_bytes("/dev/sdb", Some((1, 2)));
     metrics.watch_restarted(Resource::Nodes);
     metrics.event_written("DeviceCleaned");
     assert_eq!(first_column("Metric"), families(metrics.render().unwrap()));

@@ -8,6 +8,7 @@ use crate::kube::objects::PersistentVolume;
 use crate::model::cleaning::{CleanJob, CleanResult, Cleaning, JobId, Permission};
 use crate::model::discovery::Cleaner;
 use crate::model::memory::{self, Entry, Outcome, Progress, State};
+use crate::model::quantity;
 use crate::model::reason::Reason;
 
 /// How much of a long cleaning a power cut may cost: at some 500 MB/s this is a write to the ledger every 4 s.
@@ -150,12 +151,19 @@ pub(super) fn running(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) -> bool {
                 ctx.write_progress(entry, Some(Progress { cleaning: job.cleaning, done: job.done }));
             }
             report.event = has_volume(entry).then_some(Reason::VolumeDelete);
-            "cleaning".to_owned()
+            cleaning_so(entry)
         }
         JobStage::Ended(result) => return concluded(ctx, entry, job.cleaning, result),
     };
     ctx.push(report);
     true
+}
+
+/// What is done and how: the same from the first byte to the last, so that it is said once.
+fn cleaning_so(entry: &Entry) -> String {
+    let Some(cleaner) = &entry.cleaner else { return "cleaning".to_owned() };
+    let size = quantity::format_binary(quantity::round_down(entry.evidence.size));
+    format!("cleaning {size} by {}", cleaner.command().join(" "))
 }
 
 /// SAFETY section 2, step 2: the first byte only if the PV does not exist, or is Released with the same UID and claim.

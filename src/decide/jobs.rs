@@ -32,6 +32,8 @@ use std::path::Path;
 const PROGRAM: &str = "/local-pv-provisioner";
 const PV_LABEL: &str = "pv";
 const UID_LABEL: &str = "pvuuid";
+/// When a Job was made, in RFC 3339.
+pub const START_ANNOTATION: &str = "start-time";
 
 /// Where Jobs are made, and from what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -185,7 +187,8 @@ fn follow(ctx: &mut Ctx<'_>, entry: &Entry, job: &Job) {
         return;
     }
     if !job.succeeded() {
-        let since = job.metadata.annotations.get("start-time").map(|time| format!(" since {time}")).unwrap_or_default();
+        let since =
+            job.metadata.annotations.get(START_ANNOTATION).map(|time| format!(" since {time}")).unwrap_or_default();
         let mut report = ctx.report(entry, Word::Cleaning, format!("cleaning by Job {name}{since}"));
         report.next = Some(format!("to follow it: kubectl -n {} logs -f job/{name}", job.metadata.namespace));
         report.event = Some(Reason::VolumeDelete);
@@ -326,7 +329,7 @@ fn job(s: &Snapshot, name: &str, order: &Order<'_>) -> Job {
     ];
     let annotations = [
         ("device".to_owned(), device.clone()),
-        ("start-time".to_owned(), s.wall.clone()),
+        (START_ANNOTATION.to_owned(), s.wall.clone()),
         (names::CLAIM_ANNOTATION.to_owned(), order.claim_uid.to_owned()),
         (names::BOOT_ANNOTATION.to_owned(), s.boot_id.clone()),
     ];

@@ -3,7 +3,7 @@
 
 use super::devices::{self, Home};
 use super::in_service::Misplaced;
-use super::plan::{Action, Word};
+use super::plan::{Action, Report, Word};
 use super::{Ctx, adopt, cleaning, discovery, in_service, jobs, not_in_service};
 use crate::kube::objects::{PersistentVolume, Phase};
 use crate::model::cleaning::Permission;
@@ -153,14 +153,16 @@ fn delete(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, outcome: Outc
         _ => (Word::Released, "cleaned"),
     };
     let mut reason = format!("{says}; deleting the PersistentVolume");
+    let mut event = None;
     if pv.metadata.deletion_timestamp.is_some() {
         reason = format!("{says}; the PersistentVolume waits for its finalizers");
     } else if let Some(why) =
         in_service::write_pv(ctx, pv, |name, uid, resource_version| Action::DeletePv { name, uid, resource_version })
     {
         reason = format!("{says}; deleting the PersistentVolume failed and is tried again: {why}");
+        event = entry.discovered.is_some().then_some(Reason::VolumeFailedDelete);
     }
-    ctx.say(entry, word, reason);
+    ctx.push(Report { event, ..ctx.report(entry, word, reason) });
 }
 
 fn dirty(ctx: &mut Ctx<'_>, entry: &Entry, owed: Owed) {

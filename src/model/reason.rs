@@ -22,6 +22,7 @@ pub enum Reason {
     ConfigWarning,
     FirstStart,
     TaintNotRemoved,
+    CleaningProgress,
     VolumeDelete,
     VolumeFailedDelete,
     VolumeUnsupportedReclaimPolicy,
@@ -30,7 +31,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    pub const ALL: [Reason; 23] = [
+    pub const ALL: [Reason; 24] = [
         Reason::DeviceRefused,
         Reason::DeviceQuarantined,
         Reason::DeviceError,
@@ -49,6 +50,7 @@ impl Reason {
         Reason::ConfigWarning,
         Reason::FirstStart,
         Reason::TaintNotRemoved,
+        Reason::CleaningProgress,
         Reason::VolumeDelete,
         Reason::VolumeFailedDelete,
         Reason::VolumeUnsupportedReclaimPolicy,
@@ -76,6 +78,7 @@ impl Reason {
             Reason::ConfigWarning => "ConfigWarning",
             Reason::FirstStart => "FirstStart",
             Reason::TaintNotRemoved => "TaintNotRemoved",
+            Reason::CleaningProgress => "CleaningProgress",
             Reason::VolumeDelete => "VolumeDelete",
             Reason::VolumeFailedDelete => "VolumeFailedDelete",
             Reason::VolumeUnsupportedReclaimPolicy => "VolumeUnsupportedReclaimPolicy",

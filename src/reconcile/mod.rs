@@ -135,6 +135,7 @@ impl<W: Workers> Loop<W> {
             Err(RecvTimeoutError::Disconnected) => Some(Event::Shutdown),
         };
         let now = self.started.elapsed();
+        self.state.snapshot.wall = wall_clock();
         let mut stop = false;
         let mut turn = first.is_some() || wake_at.is_some_and(|at| at <= now);
         for event in first.into_iter().chain(events.try_iter().take(BATCH)) {
@@ -162,7 +163,7 @@ impl<W: Workers> Loop<W> {
 
     /// Decides and dispatches until nothing more is to be written down. Returns when to decide again at the latest.
     fn turn(&mut self) -> Option<Duration> {
-        self.state.snapshot.wall = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        self.state.snapshot.wall = wall_clock();
         self.settle_memory();
         let mut plan = Plan::default();
         let mut deletes = false;
@@ -343,6 +344,10 @@ impl<W: Workers> Loop<W> {
         self.ledger = Some(ledger);
         Ok(())
     }
+}
+
+fn wall_clock() -> String {
+    humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 
 fn memory(ledger: &Ledger, marker: Marker) -> Memory {

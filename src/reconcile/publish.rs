@@ -21,6 +21,10 @@ use std::time::Duration;
 /// How often the log tells how far a long cleaning is.
 const PROGRESS_TOLD: Duration = Duration::from_secs(60);
 
+/// How often an Event does. The API server keeps one for an hour, so a few of them show the way, and a node that cleans
+/// all its disks at once makes no load of it.
+const PROGRESS_EVENT: Duration = Duration::from_secs(600);
+
 /// What directories are.
 const EMPTIED: &str = "emptied";
 
@@ -35,11 +39,28 @@ pub struct Publisher {
     shown: Shown,
     /// Cleanings under way: since when they hold their device, and how many of their bytes are counted.
     cleanings: BTreeMap<JobId, (Option<Duration>, u64)>,
-    /// Devices whose progress is shown, and when the log told of it last.
-    progress: BTreeMap<PathBuf, Duration>,
+    /// Devices whose progress is shown.
+    progress: BTreeMap<PathBuf, Told>,
+    /// What was said in the log only, as the Node was not known yet.
+    untold: Vec<Words>,
     /// Ended since the last turn, for their Events.
     cleaned: Vec<Cleaned>,
     discovery: DiscoveryFigures,
+}
+
+/// When a cleaning's progress was told last, in the log and by an Event; at first when it began to be shown.
+#[derive(Clone, Copy)]
+struct Told {
+    log: Duration,
+    event: Duration,
+}
+
+/// What an Event says, of whatever object.
+#[derive(PartialEq)]
+struct Words {
+    reason: Reason,
+    warning: bool,
+    message: String,
 }
 
 /// A cleaning that ended well, and the released PV that it was for.
@@ -77,8 +98,8 @@ impl Serialize for Shown {
 
 impl Publisher {
     pub fn new(board: Arc<Board>, metrics: Arc<Metrics>) -> Publisher {
-        let (shown, cleanings, progress, cleaned) = Default::default();
-        Publisher { board, metrics, shown, cleanings, progress, cleaned, discovery: DiscoveryFigures::default() }
+        let (shown, cleanings, progress, untold, cleaned, discovery) = Default::default();
+        Publisher { board, metrics, shown, cleanings, progress, untold, cleaned, discovery }
     }
 
     /// The loop lives, and nothing has changed.
@@ -160,11 +181,15 @@ impl Publisher {
             self.board.set_discovery_ready(awaited.is_none() && s.discovery_settings().is_some());
         }
         self.board.set_awaited(awaited.clone());
+        if let Some(metrics) = self.metrics.discovery() {
+            self.discovery.reported(s, &self.shown.0.devices, &plan.reports, metrics);
+        }
         self.gauges(s, &plan.reports);
-        self.progress(s.now, &plan.reports);
+        self.progress(s, &plan.reports, &tell);
         self.cleaned_events(&tell);
-        self.device_changes(s, &plan.reports, &tell);
-        self.notice_changes(s, &plan.notices, &tell);
+        let mut untold = self.device_changes(s, &plan.reports, &tell);
+        untold.extend(self.notice_changes(s, &plan.notices, &tell));
+        self.untold = untold;
         self.shown = Shown(Arc::new(Status {
             node: s.node_name.clone(),
             version: env!("CARGO_PKG_VERSION"),
@@ -188,26 +213,39 @@ impl Publisher {
         self.metrics.set_device_states(words.iter().map(|(word, count)| (word.as_str(), *count)));
         self.metrics.set_settings_valid(settings_are_valid(s));
         if let Some(metrics) = self.metrics.discovery() {
-            self.discovery.gauges(s, metrics);
+            self.discovery.gauges(s, reports, metrics);
         }
         self.metrics.set_memory_intact(s.memory.is_intact() && s.unreadable_entries.is_empty());
         self.metrics.set_cleanings_running(self.cleanings.values().filter(|(held, _)| held.is_some()).count());
     }
 
-    /// How far cleanings are, in the figures, and for long ones in the log.
-    fn progress(&mut self, now: Duration, reports: &[Report]) {
+    /// How far cleanings are, in the figures, and for long ones in the log and by Events.
+    fn progress(&mut self, s: &Snapshot, reports: &[Report], tell: &impl Fn(Note)) {
+        let now = s.now;
         let mut before = std::mem::take(&mut self.progress);
-        for (path, progress) in reports.iter().filter_map(|report| Some((&report.path, report.progress.as_ref()?))) {
-            self.metrics.set_cleaning_left(&path.to_string_lossy(), progress.seconds_left);
-            let mut told = before.remove(path).unwrap_or(now);
-            if now.saturating_sub(told) >= PROGRESS_TOLD {
-                log::info!("{}: cleaning: {}", path.display(), progress_line(progress));
-                told = now;
+        for report in reports {
+            let Some(progress) = &report.progress else { continue };
+            let path = &report.path;
+            let device = path.to_string_lossy();
+            self.metrics.set_cleaning_left(&device, progress.seconds_left);
+            self.metrics.set_cleaning_bytes(&device, Some((progress.bytes_done, progress.bytes_total)));
+            let mut told = before.remove(path).unwrap_or(Told { log: now, event: now });
+            let message = || format!("{}: cleaning: {}", path.display(), progress_line(progress));
+            if now.saturating_sub(told.log) >= PROGRESS_TOLD {
+                log::info!("{}", message());
+                told.log = now;
+            }
+            if now.saturating_sub(told.event) >= PROGRESS_EVENT {
+                if let Some(about) = about(s, report) {
+                    tell(Note { about, reason: Reason::CleaningProgress, warning: false, message: message() });
+                }
+                told.event = now;
             }
             self.progress.insert(path.clone(), told);
         }
         for path in before.keys() {
             self.metrics.set_cleaning_left(&path.to_string_lossy(), None);
+            self.metrics.set_cleaning_bytes(&path.to_string_lossy(), None);
         }
     }
 
@@ -228,7 +266,9 @@ impl Publisher {
         }
     }
 
-    fn device_changes(&self, s: &Snapshot, reports: &[Report], tell: &impl Fn(Note)) {
+    /// Says what has changed, and gives back what no object could be found for: it is told as soon as there is one.
+    fn device_changes(&self, s: &Snapshot, reports: &[Report], tell: &impl Fn(Note)) -> Vec<Words> {
+        let mut untold = Vec::new();
         // A path may have several reports: its device's, and those of volumes that name it besides.
         let mut before: BTreeMap<&Path, Vec<&Report>> = BTreeMap::new();
         for report in &self.shown.0.devices {
@@ -237,8 +277,14 @@ impl Publisher {
         let none = Vec::new();
         for report in reports {
             let old = before.get(report.path.as_path()).unwrap_or(&none);
-            if !old.iter().any(|old| (old.state, &old.reason) == (report.state, &report.reason)) {
-                say(s, report, old.first().map(|old| old.state), tell);
+            let changed = !old.iter().any(|old| (old.state, &old.reason) == (report.state, &report.reason));
+            if changed {
+                log_change(report, old.first().map(|old| old.state));
+            } else if self.untold.is_empty() {
+                continue;
+            }
+            if let Some(words) = words(report).filter(|words| changed || self.untold.contains(words)) {
+                untold.extend(address(words, about(s, report), tell));
             }
         }
         for report in reports {
@@ -247,16 +293,32 @@ impl Publisher {
         for old in before.values().flatten() {
             log::info!("{}: {} before, not seen or selected any more", old.path.display(), old.state.as_str());
         }
+        untold
     }
 
-    fn notice_changes(&self, s: &Snapshot, notices: &[Notice], tell: &impl Fn(Note)) {
-        for notice in notices.iter().filter(|notice| !self.shown.0.notices.contains(notice)) {
-            log::warn!("{}: {}", notice.reason.as_str(), notice.message);
-            if let Some(about) = about_node(s) {
-                tell(Note { about, reason: notice.reason, warning: true, message: notice.message.clone() });
+    /// As [`Publisher::device_changes`]: settings are read before the Node is known.
+    fn notice_changes(&self, s: &Snapshot, notices: &[Notice], tell: &impl Fn(Note)) -> Vec<Words> {
+        let mut untold = Vec::new();
+        for notice in notices {
+            let words = Words { reason: notice.reason, warning: true, message: notice.message.clone() };
+            let is_new = !self.shown.0.notices.contains(notice);
+            if is_new {
+                log::warn!("{}: {}", notice.reason.as_str(), notice.message);
+            }
+            if is_new || self.untold.contains(&words) {
+                untold.extend(address(words, about_node(s), tell));
             }
         }
+        untold
     }
+}
+
+/// Tells it if there is an object that it is about, else gives it back.
+fn address(words: Words, about: Option<About>, tell: &impl Fn(Note)) -> Option<Words> {
+    let Some(about) = about else { return Some(words) };
+    let Words { reason, warning, message } = words;
+    tell(Note { about, reason, warning, message });
+    None
 }
 
 /// The log's form of it.
@@ -275,27 +337,36 @@ fn said_of_watch<T>(what: &str, update: &WatchUpdate<T>) {
     }
 }
 
-/// Says one change in the log and, where a person must know, in an Event.
-fn say(s: &Snapshot, report: &Report, before: Option<Word>, tell: &impl Fn(Note)) {
-    let next = report.next.as_ref().map(|next| format!("; next: {next}")).unwrap_or_default();
-    let line = format!("{}: {}: {}{next}", report.path.display(), report.state.as_str(), report.reason);
-    let Some(reason) = report.event.or(event_reason(report.state)) else {
+/// Says one change in the log.
+fn log_change(report: &Report, before: Option<Word>) {
+    let level = match words(report) {
+        Some(Words { warning: true, .. }) => log::Level::Warn,
+        Some(_) => log::Level::Info,
         // A cleaning is said when it is done, an offer when it is there; what is in use comes by here at every try.
-        if before == Some(report.state) || matches!(report.state, Word::Cleaning | Word::Offering) {
-            log::debug!("{line}");
-        } else {
-            log::info!("{line}");
+        None if before == Some(report.state) || matches!(report.state, Word::Cleaning | Word::Offering) => {
+            log::Level::Debug
         }
-        return;
+        None => log::Level::Info,
     };
+    log::log!(level, "{}: {}: {}", report.path.display(), report.state.as_str(), reason_and_next(report));
+}
+
+/// What an Event says of a report, where a person must know.
+fn words(report: &Report) -> Option<Words> {
+    let reason = report.event.or(event_reason(report.state))?;
     // A cleaning that begins is no reason to worry.
     let warning = reason != Reason::VolumeDelete;
-    log::log!(if warning { log::Level::Warn } else { log::Level::Info }, "{line}");
-    let about = report.pv.as_deref().and_then(|name| about_pv(s, name)).or_else(|| about_node(s));
-    if let Some(about) = about {
-        let message = format!("{}: {}{next}", report.path.display(), report.reason);
-        tell(Note { about, reason, warning, message });
-    }
+    Some(Words { reason, warning, message: format!("{}: {}", report.path.display(), reason_and_next(report)) })
+}
+
+fn reason_and_next(report: &Report) -> String {
+    let next = report.next.as_ref().map(|next| format!("; next: {next}")).unwrap_or_default();
+    format!("{}{next}", report.reason)
+}
+
+/// Its PV, if there is one, else the Node.
+fn about(s: &Snapshot, report: &Report) -> Option<About> {
+    report.pv.as_deref().and_then(|name| about_pv(s, name)).or_else(|| about_node(s))
 }
 
 /// The Event reasons of README's troubleshooting table.

@@ -106,7 +106,7 @@ impl DiscoveryMetrics {
         })
     }
 
-    /// A volume was made for an entry, `took` after the entry was looked at. `mode` is the class's.
+    /// A volume was made for an entry, `took` after it was asked for. `mode` is the class's.
     pub fn discovered(&self, mode: Mode, took: Duration) {
         self.discovered.with_label_values(&[mode.as_str()]).inc();
         self.discovery_seconds.with_label_values(&[mode.as_str()]).observe(took.as_secs_f64());
@@ -127,7 +127,7 @@ impl DiscoveryMetrics {
         self.delete_failed.with_label_values(&[mode.map_or("unknown", Mode::as_str), by.as_str()]).inc();
     }
 
-    /// All volumes of a mode on this node, those that exist already included: the original counts only those that
+    /// All volumes of a mode on this node that are without error, by what they are, those that exist already included: the original counts only those that
     /// it is about to make and shows 0 for a node at rest.
     pub fn set_capacity(&self, mode: Mode, bytes: u64) {
         self.capacity.with_label_values(&[mode.as_str()]).set(to_i64(bytes));

@@ -35,6 +35,8 @@ pub struct Metrics {
     memory_intact: IntGauge,
     cleanings_running: IntGauge,
     cleaning_left: IntGaugeVec,
+    cleaning_done: IntGaugeVec,
+    cleaning_size: IntGaugeVec,
     cleanings: IntCounterVec,
     cleaned_bytes: IntCounter,
     cleaning_seconds: Histogram,
@@ -75,6 +77,14 @@ impl Metrics {
             cleanings_running: IntGauge::with_opts(opts("cleanings_running", "Number of cleanings under way."))?,
             cleaning_left: IntGaugeVec::new(
                 opts("cleaning_seconds_left", "Estimated seconds to the end of a cleaning under way, by device."),
+                &["device"],
+            )?,
+            cleaning_done: IntGaugeVec::new(
+                opts("cleaning_done_bytes", "Bytes that a cleaning under way has done, in all its passes, by device."),
+                &["device"],
+            )?,
+            cleaning_size: IntGaugeVec::new(
+                opts("cleaning_size_bytes", "Bytes that a cleaning under way has to do, in all its passes, by device."),
                 &["device"],
             )?,
             cleanings: IntCounterVec::new(opts("cleanings_total", "Cleanings that ended, by result."), &["result"])?,
@@ -122,7 +132,9 @@ impl Metrics {
         }
         registry.register(Box::new(self.cleanings.clone()))?;
         registry.register(Box::new(self.devices.clone()))?;
-        registry.register(Box::new(self.cleaning_left.clone()))?;
+        for gauge in [&self.cleaning_left, &self.cleaning_done, &self.cleaning_size] {
+            registry.register(Box::new(gauge.clone()))?;
+        }
         registry.register(Box::new(self.cleaned_bytes.clone()))?;
         registry.register(Box::new(self.cleaning_seconds.clone()))?;
         registry.register(Box::new(ProcessCollector::new()?))
@@ -172,6 +184,17 @@ impl Metrics {
             }
             // There may never have been one.
             None => drop(self.cleaning_left.remove_label_values(&[device])),
+        }
+    }
+
+    /// How many bytes a cleaning has done, and of how many; `None` when it is over.
+    pub fn set_cleaning_bytes(&self, device: &str, bytes: Option<(u64, u64)>) {
+        if let Some((done, size)) = bytes {
+            self.cleaning_done.with_label_values(&[device]).set(to_i64(done));
+            self.cleaning_size.with_label_values(&[device]).set(to_i64(size));
+        } else {
+            drop(self.cleaning_done.remove_label_values(&[device]));
+            drop(self.cleaning_size.remove_label_values(&[device]));
         }
     }
 

@@ -1,5 +1,5 @@
 //! Memory, CPU and descriptors of this process under the names that every Prometheus client uses, from /proc/self.
-//! It refuses the `procfs` crate: eight numbers do not need it. A number that cannot be read is left out.
+//! It refuses the `procfs` crate: nine numbers do not need it. A number that cannot be read is left out.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -14,6 +14,7 @@ pub(super) struct ProcessCollector {
     cpu: Counter,
     resident: Gauge,
     virtual_memory: Gauge,
+    max_virtual_memory: Gauge,
     start: Gauge,
     open_fds: Gauge,
     max_fds: Gauge,
@@ -26,6 +27,10 @@ impl ProcessCollector {
             cpu: Counter::new("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.")?,
             resident: Gauge::new("process_resident_memory_bytes", "Resident memory size in bytes.")?,
             virtual_memory: Gauge::new("process_virtual_memory_bytes", "Virtual memory size in bytes.")?,
+            max_virtual_memory: Gauge::new(
+                "process_virtual_memory_max_bytes",
+                "Maximum amount of virtual memory available in bytes.",
+            )?,
             start: Gauge::new("process_start_time_seconds", "Start time of the process since unix epoch in seconds.")?,
             open_fds: Gauge::new("process_open_fds", "Number of open file descriptors.")?,
             max_fds: Gauge::new("process_max_fds", "Maximum number of open file descriptors.")?,
@@ -36,8 +41,10 @@ impl ProcessCollector {
 
 impl Collector for ProcessCollector {
     fn desc(&self) -> Vec<&Desc> {
-        let gauges = [&self.resident, &self.virtual_memory, &self.start, &self.open_fds, &self.max_fds, &self.threads];
-        self.cpu.desc().into_iter().chain(gauges.into_iter().flat_map(|gauge| gauge.desc())).collect()
+        let memory = [&self.resident, &self.virtual_memory, &self.max_virtual_memory];
+        let others = [&self.start, &self.open_fds, &self.max_fds, &self.threads];
+        let gauges = memory.into_iter().chain(others);
+        self.cpu.desc().into_iter().chain(gauges.flat_map(|gauge| gauge.desc())).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -58,6 +65,7 @@ impl Collector for ProcessCollector {
         for (gauge, value) in [
             (&self.resident, field(&status, "VmRSS:").map(|kib| kib * 1024.0)),
             (&self.virtual_memory, field(&status, "VmSize:").map(|kib| kib * 1024.0)),
+            (&self.max_virtual_memory, max_virtual_memory(&limits)),
             (&self.start, start),
             (&self.open_fds, open_fds),
             (&self.max_fds, field(&limits, "Max open files")),
@@ -70,6 +78,14 @@ impl Collector for ProcessCollector {
         }
         families
     }
+}
+
+/// The client of Go, whose figures these are, gives the largest number of 64 bits where there is no limit.
+fn max_virtual_memory(limits: &str) -> Option<f64> {
+    const NAME: &str = "Max address space";
+    let unlimited =
+        limits.lines().any(|line| line.strip_prefix(NAME).is_some_and(|l| l.trim().starts_with("unlimited")));
+    if unlimited { Some(u64::MAX as f64) } else { field(limits, NAME) }
 }
 
 /// The first number on the line that starts with `name`.
@@ -111,6 +127,18 @@ mod tests {
     }
 
     #[test]
+    fn no_limit_of_virtual_memory_is_the_largest_number() {
+        let limits = |soft: &str| {
+            format!(
+                "Max open files            1024  4096  files\nMax address space         {soft}            unlimited            bytes\n"
+            )
+        };
+        assert_eq!(max_virtual_memory(&limits("unlimited")), Some(18_446_744_073_709_551_615.0));
+        assert_eq!(max_virtual_memory(&limits("8589934592")), Some(8_589_934_592.0));
+        assert_eq!(max_virtual_memory(""), None);
+    }
+
+    #[test]
     fn the_numbers_of_this_process_are_plausible() {
         let families = ProcessCollector::new().unwrap().collect();
         let value = |name: &str| {
@@ -122,6 +150,7 @@ mod tests {
         assert!((now - 3600.0..=now + 2.0).contains(&value("process_start_time_seconds")));
         assert!(value("process_resident_memory_bytes") > 100_000.0);
         assert!(value("process_virtual_memory_bytes") >= value("process_resident_memory_bytes"));
+        assert!(value("process_virtual_memory_max_bytes") >= value("process_virtual_memory_bytes"));
         assert!((3.0..100_000.0).contains(&value("process_open_fds")));
         assert!(value("process_max_fds") >= value("process_open_fds"));
         assert!(value("process_threads") >= 1.0);

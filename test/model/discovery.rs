@@ -952,6 +952,7 @@ fn a_refused_offer_and_a_refused_deletion_are_tried_again_after_a_while() {
     scene.hears(Event::Outcome(Answer::Wrote { name, answer: Err(failure()) }));
     let report = scene.report("/mnt/fast/vol1");
     assert!(report.reason.contains("forbidden"), "{}", report.reason);
+    assert_eq!(report.event, Some(Reason::VolumeFailedDelete));
     later(&mut scene);
     let Action::DeletePv { .. } = scene.deed() else { panic!("it is cleaned once more") };
 }

@@ -10,6 +10,7 @@ mod discovery;
 mod disk;
 mod drain;
 mod enabled;
+mod figures;
 mod jobs;
 mod mutants;
 mod oracle;
