@@ -127,8 +127,8 @@ impl DiscoveryMetrics {
         self.delete_failed.with_label_values(&[mode.map_or("unknown", Mode::as_str), by.as_str()]).inc();
     }
 
-    /// All volumes of a mode on this node that are without error, by what they are, those that exist already included: the original counts only those that
-    /// it is about to make and shows 0 for a node at rest.
+    /// All volumes of a mode on this node that are without error, by what they are, those that exist already included: the
+    /// original counts only those that it is about to make and shows 0 for a node at rest.
     pub fn set_capacity(&self, mode: Mode, bytes: u64) {
         self.capacity.with_label_values(&[mode.as_str()]).set(to_i64(bytes));
     }
