@@ -123,7 +123,9 @@ fn remember_use(ctx: &mut Ctx<'_>, pv: &PersistentVolume, index: usize, recorded
     let remembered = existing.is_some_and(|entry| devices::matters(&entry.state));
     let busy = existing.is_some_and(|entry| ctx.s.jobs.contains_key(&entry.id))
         || ctx.plan.writes.iter().any(|write| write.evidence.place == place);
-    if remembered || busy || !is_used(pv) || ctx.discovered(path).is_none() {
+    // A raw device that only a stranger's PV names is refused as it is.
+    let concerns_us = ctx.known.contains_key(pv.metadata.uid.as_str()) || ctx.discovered(path).is_some();
+    if remembered || busy || !concerns_us || !is_used(pv) {
         return;
     }
     let state = State::Quarantined { nonce: ctx.nonce(), why, pv: recorded };
