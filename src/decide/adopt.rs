@@ -22,14 +22,17 @@ pub(super) fn unknown_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
     }
     let path = path_of(pv);
     if let Err(why) = is_ours(ctx.s, pv) {
-        if let Some(index) = ctx.devices.at_path(path) {
-            let why = format!("PersistentVolume {} names it and does not fit: {why}", pv.metadata.name);
-            remember_use(ctx, pv, index, Some(reference(pv)), why);
+        let remembered = format!("PersistentVolume {} names it and does not fit: {why}", pv.metadata.name);
+        match ctx.devices.at_path(path) {
+            Some(index) => remember_use(ctx, pv, index, Some(reference(pv)), remembered),
+            None if plain_path(pv).is_ok() => remember_absent(ctx, pv, remembered),
+            None => {}
         }
         return leave(ctx, pv, Word::Foreign, why);
     }
     let Some(index) = ctx.devices.at_path(path) else {
-        remember_absent(ctx, pv);
+        let why = format!("PersistentVolume {} was in use before this node knew it", pv.metadata.name);
+        remember_absent(ctx, pv, why);
         return leave(ctx, pv, Word::Absent, "its device is not there; the PersistentVolume is left alone".to_owned());
     };
     let left = |why: &str| format!("PersistentVolume {} names it, and was not taken over: {why}", pv.metadata.name);
@@ -117,15 +120,25 @@ pub(super) fn strayed_pv(ctx: &mut Ctx<'_>, pv: &PersistentVolume, entry: &Entry
 /// Whoever uses a volume may leave something on the device to which its path leads. When that PV is gone, what lies there is
 /// not an administrator's: the ledger must know.
 fn remember_use(ctx: &mut Ctx<'_>, pv: &PersistentVolume, index: usize, recorded: Option<PvRef>, why: String) {
-    let path = path_of(pv);
-    let place = ctx.devices.groups[index].device.place;
+    let group = &ctx.devices.groups[index];
+    let place = group.device.place;
     let existing = entry_of(ctx, index);
-    let remembered = existing.is_some_and(|entry| devices::matters(&entry.state));
+    // Also where its entry has no home: it has a twin, or its filesystem another size by now.
+    let is_its = |entry: &Entry| {
+        let there = memory::place_in_boot(&entry.evidence, &ctx.s.boot_id) == Some(place);
+        there && entry.evidence.identity == group.device.identity && matches!(entry.state, State::Quarantined { .. })
+    };
+    let remembered = existing.is_some_and(|entry| devices::matters(&entry.state)) || ctx.s.entries.values().any(is_its);
     let busy = existing.is_some_and(|entry| ctx.s.jobs.contains_key(&entry.id))
         || ctx.plan.writes.iter().any(|write| write.evidence.place == place);
-    // A raw device that only a stranger's PV names is refused as it is.
-    let concerns_us = ctx.known.contains_key(pv.metadata.uid.as_str()) || ctx.discovered(path).is_some();
-    if remembered || busy || !concerns_us || !is_used(pv) {
+    // A discovery directory's, under whatever name the volume leads to it. A raw device that only a stranger's PV names is
+    // refused as it is.
+    let mut names = std::iter::once(path_of(pv)).chain(group.paths.iter().copied());
+    let discovered = names.find(|path| ctx.discovered(path).is_some());
+    let known = ctx.known.contains_key(pv.metadata.uid.as_str()).then(|| path_of(pv));
+    let Some(path) = discovered.or(known).map(Path::to_path_buf) else { return };
+    let path = path.as_path();
+    if remembered || busy || !is_used(pv) {
         return;
     }
     let state = State::Quarantined { nonce: ctx.nonce(), why, pv: recorded };
@@ -135,18 +148,23 @@ fn remember_use(ctx: &mut Ctx<'_>, pv: &PersistentVolume, index: usize, recorded
     }
 }
 
-/// The same where there is nothing at its path yet: what appears there may be its device.
-fn remember_absent(ctx: &mut Ctx<'_>, pv: &PersistentVolume) {
+/// The same where there is nothing at its path: what appears there, or anywhere, may be its device.
+fn remember_absent(ctx: &mut Ctx<'_>, pv: &PersistentVolume, why: String) {
     let path = path_of(pv);
-    let class = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&pv.spec.storage_class_name));
-    let (Some(class), Some(name)) = (class.filter(|_| is_used(pv) && discovery::is_discovered(pv)), path.file_name())
-    else {
-        return;
-    };
-    let discovered = Discovered { class: pv.spec.storage_class_name.clone(), at: class.mount_dir.join(name) };
+    let Some(name) = path.file_name().filter(|_| is_used(pv) && discovery::is_of_node(ctx.s, pv)) else { return };
     let annotation = pv.metadata.annotations.get(names::IDENTITY_ANNOTATION);
     let identity = annotation.and_then(|text| Identity::from_annotation(text)).unwrap_or_default();
-    let why = format!("PersistentVolume {} was in use before this node knew it, and was not there", pv.metadata.name);
+    // What another entry is about is remembered there.
+    let speaks = |entry: &Entry| {
+        let of_it = entry.path == path || entry.state.pv_name() == Some(&pv.metadata.name);
+        of_it && devices::matters(&entry.state) && entry.evidence.identity.compare(&identity) != Comparison::Different
+    };
+    if ctx.s.entries.values().chain(&ctx.plan.writes).any(speaks) {
+        return;
+    }
+    let class = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&pv.spec.storage_class_name));
+    let at = class.map_or_else(|| path.to_path_buf(), |class| class.mount_dir.join(name));
+    let discovered = Discovered { class: pv.spec.storage_class_name.clone(), at };
     let state = State::Quarantined { nonce: ctx.nonce(), why, pv: Some(reference(pv)) };
     ctx.first_entry(path, Some(discovered), Evidence::unseen(identity), state);
 }

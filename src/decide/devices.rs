@@ -191,6 +191,25 @@ impl<'a> Devices<'a> {
                 self.homes.insert(id, home);
             }
         }
+        self.part_unsure(s);
+    }
+
+    /// What surely is another entry's is not one's that only may be its, nor is one's that no volume speaks for.
+    fn part_unsure(&mut self, s: &'a Snapshot) {
+        let entry = |id: &EntryId| s.entries.get(id).filter(|entry| matters(&entry.state));
+        let unsure = |home: &Home| if let Home::Unsure(index) = home { Some(*index) } else { None };
+        let spoken: BTreeSet<usize> = (self.homes.iter())
+            .filter(|(id, _)| entry(id).is_some_and(|entry| entry.state.pv().is_some()))
+            .filter_map(|(_, home)| unsure(home))
+            .collect();
+        for (id, home) in &mut self.homes {
+            let Some(index) = unsure(home) else { continue };
+            let taken = self.groups[index].entry.is_some_and(|other| entry(other).is_some());
+            let no_pv = s.entries.get(*id).is_some_and(|entry| entry.state.pv().is_none());
+            if taken || no_pv && spoken.contains(&index) {
+                *home = Home::Absent;
+            }
+        }
     }
 
     fn find_home(&self, s: &Snapshot, entry: &Entry, by_fact: &BTreeMap<(IdentityKind, &'a str), Vec<usize>>) -> Home {

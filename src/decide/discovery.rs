@@ -51,6 +51,10 @@ pub(super) fn cleaner(class: &Class, place: Place) -> Cleaner {
     }
 }
 
+/// The same of a PersistentVolume that no class leads to.
+const WHEN_UNPLACED: &str = "put its class and hostDir back into the config, or delete it when it is free and its data is not \
+                             needed (what may be its is quarantined then)";
+
 /// A volume without an entry. What an administrator put there is offered as it is found, as long as the ledger would know
 /// a volume that was offered before.
 pub(super) fn unknown_volume(ctx: &mut Ctx<'_>, index: usize, discovered: &Discovered) {
@@ -187,10 +191,11 @@ pub(super) fn clean(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
 /// Whether the class cleans more of a block volume by now than it did when this one was cleaned.
 fn class_covers_more(ctx: &Ctx<'_>, entry: &Entry, discovered: &Discovered) -> bool {
     let class = ctx.s.discovery_settings().and_then(|settings| settings.classes.get(&discovered.class));
-    let before = entry.cleaner.as_ref().map(Cleaner::covers);
-    class.zip(before).is_some_and(|(class, before)| {
-        before == Cleaning::Quick && cleaner(class, entry.evidence.place).covers() != before
-    })
+    let directory = matches!(entry.evidence.place, Place::Directory { .. });
+    let covered = |cleaner: &Cleaner| cleaner.covers() == Cleaning::Quick;
+    !directory
+        && entry.cleaner.as_ref().is_some_and(covered)
+        && class.is_some_and(|class| !covered(&class.block_cleaner))
 }
 
 /// The PV of an offer. `None` where what it is made from is not there any more.
@@ -428,7 +433,7 @@ fn obstacle(ctx: &Ctx<'_>, index: usize, path: &Path, discovered: &Discovered) -
     if let Some(stray) = unplaced(ctx) {
         let obstacle =
             Obstacle::waiting(format!("PersistentVolume {stray} of this node lies in no directory of the config"));
-        return Some(obstacle.next("put its class and hostDir back into the config, or delete it when it is free"));
+        return Some(obstacle.next(WHEN_UNPLACED));
     }
     if let Some(protection) = &group.device.protection {
         let obstacle = Obstacle { word: Word::Refused, why: protection.to_string(), next: None };
@@ -443,18 +448,22 @@ fn obstacle(ctx: &Ctx<'_>, index: usize, path: &Path, discovered: &Discovered) -
 /// A PV of this node's provisioner that the ledger does not know and that no class leads to: its volume may be any that is
 /// found, under another name.
 fn unplaced<'a>(ctx: &Ctx<'a>) -> Option<&'a str> {
-    let of_node = |pv: &&PersistentVolume| {
-        let by = pv.metadata.annotations.get(names::PROVISIONED_BY_ANNOTATION);
-        by.is_some_and(|by| discovery_names::is_provisioner_of(by, &ctx.s.node_name))
-    };
     let directories = ctx.s.discovery_settings().map(DiscoverySettings::directories).unwrap_or_default();
     let is_placed = |pv: &PersistentVolume| {
         let path = pv.spec.local.as_ref().map(|local| Path::new(&local.path));
         path.is_none_or(|path| directories.iter().any(|dir| path.parent() == Some(&dir.host_dir)))
     };
-    let mut pvs = ctx.s.pvs.iter().flat_map(|pvs| pvs.values()).filter(of_node);
-    pvs.find(|pv| !is_placed(pv) && !ctx.known.contains_key(pv.metadata.uid.as_str()))
-        .map(|pv| pv.metadata.name.as_str())
+    let is_known = |pv: &PersistentVolume| {
+        ctx.known.get(pv.metadata.uid.as_str()).is_some_and(|entry| !entry.evidence.is_unseen())
+    };
+    let mut pvs = ctx.s.pvs.iter().flat_map(|pvs| pvs.values()).filter(|pv| is_of_node(ctx.s, pv));
+    pvs.find(|pv| !is_placed(pv) && !is_known(pv)).map(|pv| pv.metadata.name.as_str())
+}
+
+/// Whether this node's provisioner made it, as far as it says.
+pub(super) fn is_of_node(s: &Snapshot, pv: &PersistentVolume) -> bool {
+    let by = pv.metadata.annotations.get(names::PROVISIONED_BY_ANNOTATION);
+    by.is_some_and(|by| discovery_names::is_provisioner_of(by, &s.node_name))
 }
 
 /// What keeps many volumes from an offer, said once.
@@ -464,7 +473,7 @@ pub(super) fn notices(ctx: &mut Ctx<'_>) {
     if let Some(stray) = unplaced(ctx) {
         let says = format!(
             "PersistentVolume {stray} of this node lies in no directory of the config: no volume of a discovery directory is \
-             offered, as any may be its. Next: put its class and hostDir back into the config, or delete it when it is free"
+             offered, as any may be its. Next: {WHEN_UNPLACED}"
         );
         ctx.notice(Reason::SettingsMismatch, says);
     }

@@ -68,14 +68,7 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
         Err(misplaced) => return released_elsewhere(ctx, entry, pv, misplaced),
     };
     if let Some(inner) = missing_inside(ctx, index) {
-        let why = format!("the volume of {inner} lies in it and is not mounted, so it is not emptied");
-        if !cleaning::let_go_of(ctx, entry, &why) {
-            let mut report = ctx.report(entry, Word::Error, why);
-            report.next = Some(format!("mount {inner} again, or move what is in it elsewhere"));
-            report.event = Some(Reason::VolumeFailedDelete);
-            ctx.push(report);
-        }
-        return;
+        return not_emptied(ctx, entry, inner);
     }
     if cleaning::running(ctx, entry, index) {
         return;
@@ -89,15 +82,26 @@ fn released(ctx: &mut Ctx<'_>, entry: &Entry, pv_ref: &PvRef, claim_uid: &str, o
     cleaning::start(ctx, entry, index, Permission::Release);
 }
 
+fn not_emptied(ctx: &mut Ctx<'_>, entry: &Entry, inner: &Entry) {
+    let path = inner.path.display();
+    let why = format!("the volume of {path} lies in it and is not mounted, so it is not emptied");
+    if !cleaning::let_go_of(ctx, entry, &why) {
+        let mut report = ctx.report(entry, Word::Error, why);
+        report.next = Some(format!("mount {path} again; {}", not_in_service::when_lost(inner)));
+        report.event = Some(Reason::VolumeFailedDelete);
+        ctx.push(report);
+    }
+}
+
 /// A volume that is a directory of this one's filesystem, and is not where it was: what keeps it from being emptied with this
 /// one otherwise is its mount.
-fn missing_inside(ctx: &Ctx<'_>, index: usize) -> Option<String> {
+fn missing_inside<'a>(ctx: &Ctx<'a>, index: usize) -> Option<&'a Entry> {
     let outer = &ctx.devices.groups[index].device.identity;
     let inside = |entry: &&Entry| {
         let missing = !matches!(ctx.devices.home(&entry.id), Home::Here(_));
         missing && devices::matters(&entry.state) && entry.evidence.identity.lies_in(outer)
     };
-    ctx.s.entries.values().find(inside).map(|entry| entry.path.display().to_string())
+    ctx.s.entries.values().find(inside)
 }
 
 fn released_elsewhere(ctx: &mut Ctx<'_>, entry: &Entry, pv: &PersistentVolume, misplaced: Misplaced) {
@@ -189,6 +193,9 @@ fn dirty(ctx: &mut Ctx<'_>, entry: &Entry, owed: Owed) {
         let state = State::Quarantined { nonce: ctx.nonce(), why, pv: Some(pv) };
         return ctx.write(entry, state);
     }
+    if let Some(inner) = missing_inside(ctx, index) {
+        return not_emptied(ctx, entry, inner);
+    }
     if cleaning::running(ctx, entry, index) {
         return;
     }
@@ -247,12 +254,22 @@ fn quarantined(ctx: &mut Ctx<'_>, entry: &Entry, nonce: &str, why: &str, pv: Opt
         }
         _ => {
             let mut report = ctx.report(entry, Word::Absent, format!("its device is not there; quarantined: {why}"));
-            report.next = pv.map(|pv| format!("if it will not return, kubectl delete pv {}", pv.name));
+            let exists = pv.filter(|pv| ctx.s.pv_by_uid(&pv.name, &pv.uid).is_some());
+            report.next = Some(match exists {
+                Some(pv) => format!("if it will not return, kubectl delete pv {}", pv.name),
+                None => not_in_service::when_lost(entry),
+            });
             return ctx.push(report);
         }
     };
     if let Some(back) = came_back(ctx, index, pv) {
         return ctx.write(entry, back);
+    }
+    if entry.evidence.is_unseen() {
+        // Seen now: what it is, and in which boot.
+        let evidence = memory::evidence(ctx.devices.groups[index].device, &ctx.s.boot_id);
+        ctx.plan.writes.push(Entry { evidence, ..entry.clone() });
+        return;
     }
     let released =
         pv.and_then(|pv| ctx.s.pv_by_uid(&pv.name, &pv.uid)).filter(|pv| discovery::is_to_be_cleaned(pv, Some(entry)));

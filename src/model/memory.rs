@@ -221,7 +221,12 @@ fn recognise(evidence: &Evidence, recorded: &Path, device: &Device, boot_id: &st
             let same_place = evidence.place == device.place;
             // A filesystem that no device carries grows and shrinks with its pool, and may have a number of its own.
             let floats = is_directory(device.place) && device.disk == device.place && device.diskseq.is_some();
-            let same_medium = evidence.diskseq == device.diskseq && (floats || evidence.size == device.size);
+            let same_size = evidence.size == device.size;
+            let same_medium = match evidence.diskseq == device.diskseq {
+                true => floats || same_size,
+                // Written by a version that did not ask for that number.
+                false => floats && evidence.diskseq.is_none() && same_size,
+            };
             if evidence.boot_id == boot_id {
                 if same_place && same_medium { Recognition::Same } else { Recognition::Other }
             } else if recorded == path {

@@ -7,10 +7,11 @@ use local_pv_provisioner::decide::outcome::Outcome as Answer;
 use local_pv_provisioner::decide::plan::{Action, Word};
 use local_pv_provisioner::kube::objects::{ClaimRef, PersistentVolume, Phase};
 use local_pv_provisioner::kube::watch::WatchUpdate;
-use local_pv_provisioner::model::device::{Content, Device, Identity, IdentityKind, Place, ProbeError};
+use local_pv_provisioner::model::device::{Content, Device, Identity, IdentityKind, Observation, Place, ProbeError};
 use local_pv_provisioner::model::names;
 use local_pv_provisioner::reconcile::event::Event;
 use serde_json::json;
+use std::path::PathBuf;
 use std::time::Duration;
 
 const GIB: u64 = 1 << 30;
@@ -201,6 +202,106 @@ fn with_a_ledger_that_went_back_in_time_a_bound_volume_is_given_back_and_its_rel
     scene.cleaning(Some(&second));
 }
 
+/// A copy of the disk in its place is there too, so that nothing tells the two apart.
+#[test]
+fn what_cannot_be_told_from_another_is_remembered_once() {
+    let (mut scene, _) = bound(VOLUME, directory("a", data()));
+    let twin = Device { identity: directory("b", data()).identity, ..directory("c", Content::NotRead) };
+    for _ in 0..3 {
+        scene.sees(&[(VOLUME, Ok(directory("b", Content::NotRead))), ("/mnt/fast/copy", Ok(twin.clone()))]);
+        scene.does_nothing();
+    }
+    assert_eq!(scene.state.snapshot.entries.len(), 2, "{:?}", scene.state.snapshot.entries);
+}
+
+/// NFS has neither an identity nor a number of its own, and any size.
+#[test]
+fn a_volume_whose_size_changes_all_the_time_is_remembered_once() {
+    let nfs = |size| Device { diskseq: None, ..dataset(size, Content::NotRead) };
+    let (mut scene, _) = bound(VOLUME, Device { content: Content::Blank, ..nfs(100 * GIB) });
+    for size in 50..60 {
+        scene.sees(&[(VOLUME, Ok(nfs(size * GIB)))]);
+        scene.does_nothing();
+    }
+    assert!(scene.state.snapshot.entries.len() <= 2, "{:?}", scene.state.snapshot.entries);
+}
+
+/// A tmpfs lay over it for a while.
+#[test]
+fn a_bound_volume_that_is_back_in_its_place_is_its_own_also_after_a_reboot() {
+    let (mut scene, mut pv) = bound(VOLUME, directory("a", data()));
+    scene.sees(&[(VOLUME, Ok(dataset(GIB, Content::NotRead)))]);
+    scene.does_nothing();
+    for boot in ["boot-1", "boot-2"] {
+        scene.state.snapshot.boot_id = boot.into();
+        scene.sees(&[(VOLUME, Ok(directory("a", Content::NotRead)))]);
+        let words: Vec<Word> = scene.does_nothing().reports.iter().map(|report| report.state).collect();
+        assert!(words.contains(&Word::Bound), "{words:?}");
+    }
+    becomes(&mut scene, &mut pv, Phase::Released);
+    scene.cleaning(Some(&pv));
+}
+
+/// As a restore by Velero does.
+#[test]
+fn a_volume_that_is_made_anew_while_its_disk_is_not_mounted_is_given_back() {
+    let (mut scene, pv) = bound(VOLUME, directory("a", data()));
+    scene.sees(&[(VOLUME, unmounted())]);
+    scene.does_nothing();
+    let mut anew = pv.clone();
+    anew.metadata.uid = "u2".into();
+    scene.gone(&pv);
+    scene.watch(WatchUpdate::Applied(anew.clone()));
+    looked_for(&mut scene, Some(&anew));
+    scene.does_nothing();
+    for _ in 0..2 {
+        scene.sees(&[(VOLUME, Ok(directory("a", Content::NotRead)))]);
+        scene.turn();
+    }
+    assert_eq!(scene.report(VOLUME).state, Word::Bound);
+}
+
+/// It was made for a hostDir of former days, or by hand.
+#[test]
+fn a_directory_that_a_volume_uses_by_another_name_is_not_offered_as_found_when_that_is_gone() {
+    for ours in [true, false] {
+        let mut scene = Scene::new();
+        let mut pv = originals("vol1", Phase::Bound);
+        pv.spec.local.as_mut().unwrap().path = "/data/vol1".into();
+        if !ours {
+            pv.metadata.annotations = [].into();
+        }
+        scene.watch(WatchUpdate::Applied(pv.clone()));
+        scene.sees(&[(VOLUME, Ok(directory("a", Content::NotRead)))]);
+        let (path, device) = (PathBuf::from("/data/vol1"), Ok(directory("a", Content::NotRead)));
+        let named = Observation { path: path.clone(), discovered: None, selected: false, device };
+        scene.state.snapshot.scan.as_mut().unwrap().observations.insert(path, named);
+        scene.does_nothing();
+        scene.gone(&pv);
+        scene.sees(&[(VOLUME, Ok(directory("a", data())))]);
+        is_quarantined(&mut scene, VOLUME);
+    }
+}
+
+/// With the ledger lost; its PV is deleted, and it is empty when it is there.
+#[test]
+fn an_empty_directory_that_was_missing_is_offered_when_it_is_there() {
+    let mut scene = Scene::new().forgetful();
+    let mut pv = originals("vol1", Phase::Bound);
+    let identity = directory("a", data()).identity.to_annotation();
+    pv.metadata.annotations.insert(names::IDENTITY_ANNOTATION.into(), identity);
+    scene.watch(WatchUpdate::Applied(pv.clone()));
+    scene.sees(&[(VOLUME, unmounted())]);
+    scene.does_nothing();
+    scene.gone(&pv);
+    scene.does_nothing();
+    for _ in 0..2 {
+        scene.sees(&[(VOLUME, Ok(directory("a", Content::Blank)))]);
+        scene.turn();
+    }
+    let Some(Action::CreatePv { .. }) = scene.done.first() else { panic!("{:?}", scene.done) };
+}
+
 /// Its class was taken out of the config meanwhile, so nothing is taken over.
 #[test]
 fn what_is_clean_as_found_is_not_after_a_volume_that_does_not_fit_has_used_it() {
@@ -253,6 +354,11 @@ fn a_filesystem_is_not_emptied_while_a_volume_in_it_is_not_mounted() {
     other.state = serde_json::from_value(json!({"name": "bound", "pv": {"name": "inner", "uid": "u9"}})).unwrap();
     scene.state.written(other);
     becomes(&mut scene, &mut pv, Phase::Released);
+    scene.sees(&[("/mnt/fast/inner", unmounted()), ("/mnt/fast/outer", Ok(outer.clone()))]);
+    scene.turn();
+    // Its cleaning is owed all the same when a person deletes the PV.
+    scene.gone(&pv);
+    scene.turn();
     scene.sees(&[("/mnt/fast/inner", unmounted()), ("/mnt/fast/outer", Ok(outer))]);
     scene.turn();
     assert!(!scene.done.iter().any(|action| matches!(action, Action::StartCleaning { .. })), "{:?}", scene.done);
