@@ -148,10 +148,15 @@ fn remember_use(ctx: &mut Ctx<'_>, pv: &PersistentVolume, index: usize, recorded
     }
 }
 
-/// The same where there is nothing at its path: what appears there, or anywhere, may be its device.
+/// The same where a look has found nothing at its path: what appears there, or anywhere, may be its device.
 fn remember_absent(ctx: &mut Ctx<'_>, pv: &PersistentVolume, why: String) {
     let path = path_of(pv);
-    let Some(name) = path.file_name().filter(|_| is_used(pv) && discovery::is_of_node(ctx.s, pv)) else { return };
+    let looked_at = ctx.s.scan.as_ref().is_some_and(|scan| scan.observations.contains_key(path));
+    let concerns_us = is_used(pv) && discovery::is_of_node(ctx.s, pv);
+    let Some(name) = path.file_name().filter(|_| concerns_us) else { return };
+    if !looked_at || !ctx.s.looked_through_directories() {
+        return;
+    }
     let annotation = pv.metadata.annotations.get(names::IDENTITY_ANNOTATION);
     let identity = annotation.and_then(|text| Identity::from_annotation(text)).unwrap_or_default();
     // What another entry is about is remembered there.

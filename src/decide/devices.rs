@@ -194,7 +194,8 @@ impl<'a> Devices<'a> {
         self.part_unsure(s);
     }
 
-    /// What surely is another entry's is not one's that only may be its, nor is one's that no volume speaks for.
+    /// A device that surely is one entry's is not that of another which only may have it; of two that may, the one without a
+    /// volume yields.
     fn part_unsure(&mut self, s: &'a Snapshot) {
         let entry = |id: &EntryId| s.entries.get(id).filter(|entry| matters(&entry.state));
         let unsure = |home: &Home| if let Home::Unsure(index) = home { Some(*index) } else { None };

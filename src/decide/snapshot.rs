@@ -297,6 +297,12 @@ impl Snapshot {
         self.pv(name).filter(|pv| pv.metadata.uid == uid)
     }
 
+    /// Whether the last look went through the discovery directories of the settings that hold.
+    pub fn looked_through_directories(&self) -> bool {
+        let view = self.discovery.as_ref().filter(|view| view.settings.is_some());
+        view.zip(self.scan.as_ref()).is_some_and(|(view, scan)| scan.generation >= view.read_at)
+    }
+
     /// Whether the last look began after this entry last changed.
     pub fn looked_since_change(&self, id: &EntryId) -> bool {
         let changed = self.changed.get(id).map_or(0, |change| change.turn);

@@ -40,10 +40,8 @@ pub(super) fn remove(ctx: &mut Ctx<'_>) {
 /// be offered keeps nobody waiting.
 fn is_looked_through(ctx: &Ctx<'_>) -> bool {
     let s = ctx.s;
-    let read_at = s.discovery.as_ref().map_or(0, |view| view.read_at);
-    let looked = s.scan.as_ref().is_some_and(|scan| scan.generation >= read_at);
     let posting = |stage: &OfferStage| matches!(stage, OfferStage::Fresh | OfferStage::Posting | OfferStage::Overtaken);
     let begins = ctx.plan.actions.iter().any(|action| matches!(action, Action::CreatePv { .. }));
     let offers = begins || s.offers.values().any(posting) || !ctx.plan.writes.is_empty();
-    looked && !offers && awaited(s).is_none()
+    s.looked_through_directories() && !offers && awaited(s).is_none()
 }

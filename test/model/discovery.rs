@@ -123,6 +123,13 @@ impl Scene {
             Some(Scan { generation, at, observations: observations.collect(), error: None, unread: BTreeMap::new() });
     }
 
+    /// What only a PV's path leads to, in the last look.
+    pub fn sees_besides(&mut self, path: &str, device: Result<Device, ProbeError>) {
+        let path = PathBuf::from(path);
+        let seen = Observation { path: path.clone(), discovered: None, selected: false, device };
+        self.state.snapshot.scan.as_mut().unwrap().observations.insert(path, seen);
+    }
+
     pub fn forgetful(mut self) -> Scene {
         if let Memory::Kept { marker } = &mut self.state.snapshot.memory {
             marker.lost = Some(Lost { why: "it burnt".into(), nonce: "lost".into() });
@@ -779,6 +786,7 @@ fn nothing_is_offered_while_a_volume_of_this_node_lies_in_a_directory_that_the_c
         pv.spec.local.as_mut().unwrap().path = "/mnt/former/vol1".to_owned();
         scene.watch(WatchUpdate::Applied(pv.clone()));
         scene.sees(&[("/mnt/fast/vol1", Ok(directory("a", data())))]);
+        scene.sees_besides("/mnt/former/vol1", Err(ProbeError::Gone));
         let report = scene.report("/mnt/fast/vol1");
         assert!(report.state == Word::Waiting && report.reason.contains(&pv.metadata.name), "{report:?}");
         let notices = scene.does_nothing().notices;

@@ -7,11 +7,10 @@ use local_pv_provisioner::decide::outcome::Outcome as Answer;
 use local_pv_provisioner::decide::plan::{Action, Word};
 use local_pv_provisioner::kube::objects::{ClaimRef, PersistentVolume, Phase};
 use local_pv_provisioner::kube::watch::WatchUpdate;
-use local_pv_provisioner::model::device::{Content, Device, Identity, IdentityKind, Observation, Place, ProbeError};
+use local_pv_provisioner::model::device::{Content, Device, Identity, IdentityKind, Place, ProbeError};
 use local_pv_provisioner::model::names;
 use local_pv_provisioner::reconcile::event::Event;
 use serde_json::json;
-use std::path::PathBuf;
 use std::time::Duration;
 
 const GIB: u64 = 1 << 30;
@@ -134,6 +133,19 @@ fn a_volume_that_is_missing_at_the_takeover_is_remembered_and_given_back_when_it
     scene.done.clear();
     becomes(&mut scene, &mut pv, Phase::Released);
     scene.cleaning(Some(&pv));
+}
+
+/// What is not there is not missing before somebody has looked: a release that can be believed would need an approval.
+#[test]
+fn nothing_counts_as_missing_at_the_takeover_before_the_directories_are_looked_through() {
+    let mut scene = Scene::new();
+    scene.state.snapshot.first_start = true;
+    scene.watch(WatchUpdate::Applied(originals("vol1", Phase::Bound)));
+    scene.does_nothing();
+    scene.sees(&[(VOLUME, unmounted())]);
+    scene.config("fast: {hostDir: /mnt/fast, mountDir: /in/other}");
+    scene.does_nothing();
+    assert!(scene.state.snapshot.entries.is_empty());
 }
 
 #[test]
@@ -273,9 +285,7 @@ fn a_directory_that_a_volume_uses_by_another_name_is_not_offered_as_found_when_t
         }
         scene.watch(WatchUpdate::Applied(pv.clone()));
         scene.sees(&[(VOLUME, Ok(directory("a", Content::NotRead)))]);
-        let (path, device) = (PathBuf::from("/data/vol1"), Ok(directory("a", Content::NotRead)));
-        let named = Observation { path: path.clone(), discovered: None, selected: false, device };
-        scene.state.snapshot.scan.as_mut().unwrap().observations.insert(path, named);
+        scene.sees_besides("/data/vol1", Ok(directory("a", Content::NotRead)));
         scene.does_nothing();
         scene.gone(&pv);
         scene.sees(&[(VOLUME, Ok(directory("a", data())))]);
