@@ -131,20 +131,17 @@ fn remember_use(ctx: &mut Ctx<'_>, pv: &PersistentVolume, index: usize, recorded
     let remembered = existing.is_some_and(|entry| devices::matters(&entry.state)) || ctx.s.entries.values().any(is_its);
     let busy = existing.is_some_and(|entry| ctx.s.jobs.contains_key(&entry.id))
         || ctx.plan.writes.iter().any(|write| write.evidence.place == place);
-    // A discovery directory's, under whatever name the volume leads to it. A raw device that only a stranger's PV names is
-    // refused as it is.
+    // A discovery directory's, under whatever name the volume leads to it. A raw device that holds data is refused anyway, or
+    // taken, as the settings say.
     let mut names = std::iter::once(path_of(pv)).chain(group.paths.iter().copied());
-    let discovered = names.find(|path| ctx.discovered(path).is_some());
-    let known = ctx.known.contains_key(pv.metadata.uid.as_str()).then(|| path_of(pv));
-    let Some(path) = discovered.or(known).map(Path::to_path_buf) else { return };
-    let path = path.as_path();
+    let Some(path) = names.find(|path| ctx.discovered(path).is_some()).map(Path::to_path_buf) else { return };
     if remembered || busy || !is_used(pv) {
         return;
     }
     let state = State::Quarantined { nonce: ctx.nonce(), why, pv: recorded };
     match existing {
-        Some(entry) => replace(ctx, entry, index, path, state),
-        None => ctx.new_entry(index, path, state),
+        Some(entry) => replace(ctx, entry, index, &path, state),
+        None => ctx.new_entry(index, &path, state),
     }
 }
 

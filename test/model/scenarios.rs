@@ -428,13 +428,6 @@ fn rule_2_a_release_of_a_volume_whose_path_leads_to_another_device_is_quarantine
     assert_eq!(scene.plans(), ["slot0: quarantined"]);
 }
 
-/// Else the settings' `wipe` would take what its tenant left there, when the volume is gone.
-#[test]
-fn a_disk_in_the_place_of_a_bound_one_is_quarantined() {
-    let scene = Scene::with(foreign()).entry(0, bound()).pv(Phase::Bound).disk(0, Disk::strong("naa.b"));
-    assert_eq!(scene.plans(), ["slot0: quarantined", "slot0 is error"]);
-}
-
 /// A backup of etcd brings the volume back between the release, or the approval, and the first byte.
 #[test]
 fn a_cleaning_that_is_due_is_void_when_a_volume_names_the_device() {
