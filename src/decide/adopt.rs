@@ -2,9 +2,10 @@
 //! Takes over what is well formed and whose device nothing speaks against; leaves everything else alone, visibly.
 
 use super::devices::{self, Home};
+use super::in_service::{self, path_of, reference};
 use super::plan::{Report, Word};
 use super::snapshot::Snapshot;
-use super::{Ctx, discovery, in_service, volume};
+use super::{Ctx, discovery, volume};
 use crate::kube::objects::{Node, OwnerReference, PersistentVolume, Phase};
 use crate::model::device::{Comparison, Device, Evidence, Identity, Place};
 use crate::model::discovery::Discovered;
@@ -176,14 +177,6 @@ fn is_used(pv: &PersistentVolume) -> bool {
     claimed || !matches!(pv.status.phase, Phase::Available | Phase::Unset | Phase::Pending)
 }
 
-fn path_of(pv: &PersistentVolume) -> &Path {
-    Path::new(pv.spec.local.as_ref().map_or("", |local| local.path.as_str()))
-}
-
-fn reference(pv: &PersistentVolume) -> PvRef {
-    PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() }
-}
-
 /// Whether it is the PV that an offer made, whose answer has not come.
 fn is_awaited(ctx: &Ctx<'_>, pv: &PersistentVolume) -> bool {
     ctx.offers.get(pv.metadata.name.as_str()).is_some_and(|entry| match &entry.state {
@@ -193,10 +186,13 @@ fn is_awaited(ctx: &Ctx<'_>, pv: &PersistentVolume) -> bool {
 }
 
 fn leave(ctx: &mut Ctx<'_>, pv: &PersistentVolume, state: Word, why: String) {
-    let path = pv.spec.local.as_ref().map_or("", |local| local.path.as_str());
-    let selected = ctx.devices.at_path(Path::new(path)).is_some_and(|i| !ctx.devices.groups[i].selected.is_empty());
+    let path = path_of(pv);
+    let selected = ctx.devices.at_path(path).is_some_and(|i| !ctx.devices.groups[i].selected.is_empty());
     let next = match state {
         Word::Foreign => Some("remove the label if the PersistentVolume is not this agent's".to_owned()),
+        Word::Absent | Word::Error => {
+            Some(format!("bring its own device to its path, or kubectl delete pv {} when it is free", pv.metadata.name))
+        }
         _ => None,
     };
     ctx.push(Report {

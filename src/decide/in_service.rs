@@ -89,7 +89,7 @@ pub(super) enum Misplaced {
 
 /// The device of an entry, if the PV's path leads to it and nothing else speaks against it.
 pub(super) fn device_of_pv(ctx: &Ctx<'_>, entry: &Entry, pv: &PersistentVolume) -> Result<usize, Misplaced> {
-    let path = pv.spec.local.as_ref().map_or(Path::new(""), |local| Path::new(&local.path));
+    let path = path_of(pv);
     let at_path = ctx.devices.at_path(path);
     let index = match ctx.devices.home(&entry.id) {
         Home::Here(index) => *index,
@@ -241,9 +241,18 @@ pub(super) fn gone_without_release(ctx: &mut Ctx<'_>, entry: &Entry, index: Opti
     }
 }
 
+/// What a PV's path is, as text; empty where it is no local one.
+pub(super) fn path_of(pv: &PersistentVolume) -> &Path {
+    Path::new(pv.spec.local.as_ref().map_or("", |local| local.path.as_str()))
+}
+
+pub(super) fn reference(pv: &PersistentVolume) -> PvRef {
+    PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() }
+}
+
 /// The state that a PV of ours gives to its device's entry. One that `Retain` keeps counts as bound: its data is somebody's.
 pub(super) fn state_of(pv: &PersistentVolume, entry: Option<&Entry>) -> State {
-    let reference = PvRef { name: pv.metadata.name.clone(), uid: pv.metadata.uid.clone() };
+    let reference = reference(pv);
     match pv.status.phase {
         Phase::Bound => State::Bound { pv: reference },
         Phase::Released if discovery::is_to_be_cleaned(pv, entry) => State::Released {

@@ -140,8 +140,12 @@ fn weak_after_reboot(ctx: &mut Ctx<'_>, entry: &Entry, index: usize) {
         None => return ctx.say(entry, Word::Waiting, "it has no strong identity, and the settings are not read yet"),
         Some(true) => entry.state.clone(),
         Some(false) => {
-            let why = "the device has no strong identity and the node was rebooted: it cannot be told whether it is \
-                       the one that was released (weakIdentity: trust accepts it)";
+            let why = if entry.evidence.identity.is_weak() {
+                "the device has no strong identity and the node was rebooted: it cannot be told whether it is the one that was \
+                 released (weakIdentity: trust accepts it)"
+            } else {
+                "the node was rebooted, and the device shows nothing of the identity of the one that was released"
+            };
             State::Quarantined { nonce: ctx.nonce(), why: why.to_owned(), pv: entry.state.pv().cloned() }
         }
     };

@@ -225,7 +225,7 @@ pub fn cleaned() -> CleanResult {
 }
 
 /// As the original made it, before it was given the label that our watch selects by.
-fn originals(entry: &str, by: &str, phase: Phase) -> PersistentVolume {
+pub fn originals(entry: &str, by: &str, phase: Phase) -> PersistentVolume {
     let hostname = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]});
     serde_json::from_value(json!({
         "metadata": {"name": name_of(entry), "uid": format!("uid-{entry}"), "resourceVersion": "1",

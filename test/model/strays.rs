@@ -2,7 +2,7 @@
 //! tenants may have left is nobody's to offer and nobody's to wipe. Each is a sequence that once went wrong.
 
 use super::api::NODE;
-use super::discovery::{Scene, a_node, block, cleaned, data, directory, name_of};
+use super::discovery::{Scene, a_node, block, cleaned, data, directory};
 use local_pv_provisioner::decide::outcome::Outcome as Answer;
 use local_pv_provisioner::decide::plan::{Action, Word};
 use local_pv_provisioner::kube::objects::{ClaimRef, PersistentVolume, Phase};
@@ -16,21 +16,12 @@ use std::time::Duration;
 const GIB: u64 = 1 << 30;
 const VOLUME: &str = "/mnt/fast/vol1";
 
-/// The original's, with the label that a takeover gives it.
+/// The original's, with the label that a takeover gives it, claimed.
 fn originals(entry: &str, phase: Phase) -> PersistentVolume {
-    let hostname = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]});
     let by = format!("local-volume-provisioner-{NODE}-{}", a_node().metadata.uid);
-    serde_json::from_value(json!({
-        "metadata": {"name": name_of(entry), "uid": format!("uid-{entry}"), "resourceVersion": "1",
-            "labels": {names::NODE_LABEL: NODE}, "annotations": {names::PROVISIONED_BY_ANNOTATION: by}},
-        "spec": {"capacity": {"storage": "100Gi"}, "local": {"path": format!("/mnt/fast/{entry}"), "fsType": "ext4"},
-            "claimRef": {"namespace": "ns", "name": "c", "uid": "claim"},
-            "accessModes": ["ReadWriteOnce"], "persistentVolumeReclaimPolicy": "Delete", "storageClassName": "fast",
-            "volumeMode": "Filesystem",
-            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [hostname]}]}}},
-        "status": {"phase": phase},
-    }))
-    .unwrap()
+    let mut pv = super::discovery::originals(entry, &by, phase);
+    pv.spec.claim_ref = Some(ClaimRef { uid: "claim".into(), ..ClaimRef::default() });
+    pv
 }
 
 fn becomes(scene: &mut Scene, pv: &mut PersistentVolume, phase: Phase) {
